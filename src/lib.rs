@@ -1,0 +1,10 @@
+//! Moves and pools KV cache between LLM inference processes.
+//!
+//! An [`engine::Engine`] owns registered memory, threads and connections; peers name its segment
+//! and read or write inside it. Layers, top to bottom: `capi` (C functions), `engine`,
+//! `transport` and `metadata` (one folder or file per backend), `memory` and `net`, `config`, and
+//! at the bottom `error`, `time`, `limits`. A layer never names one above it.
+
+pub mod error;
+pub mod limits;
+pub mod time;

@@ -1,0 +1,79 @@
+//! Every bound of the crate, with its reason. Queues, tables, strings, counts and times taken from
+//! outside are checked against these before they are used or allocated.
+
+use std::time::Duration;
+
+/// Longest deadline: an hour covers any transfer; beyond that a caller means "for ever", which
+/// this library does not offer.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Segment and server names. Upstream has no limit; a host name is at most 253 bytes, and names
+/// carry a port, brackets, a device suffix or a path.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// Connection strings: a list of endpoints.
+pub const CONNECTION_STRING_BYTES_MAX: usize = 8192;
+
+/// Buffers one engine may register. Inference engines register one per layer and tensor (about a
+/// thousand); stores register a few large ones.
+pub const BUFFERS_MAX: usize = 65_536;
+
+/// Segments one engine may have open.
+pub const SEGMENTS_MAX: usize = 65_536;
+
+/// Requests of one batch: a million is a documented caller's wish, and a task is under 100 bytes.
+pub const BATCH_REQUESTS_MAX: usize = 1 << 20;
+
+/// Batches alive in one engine.
+pub const BATCHES_MAX: usize = 1 << 20;
+
+/// Length of one request. No host has a mapping larger than this; it also keeps sums in 63 bits.
+pub const REQUEST_BYTES_MAX: u64 = 1 << 46;
+
+/// The largest `size` that marks the first 8 bytes of a data connection as an upstream header. The
+/// native magic, ASCII text and TLS records all read as larger numbers.
+pub const UPSTREAM_SIZE_MAX: u64 = 1 << 46;
+
+/// Handshake message, upstream's own default (`MC_HANDSHAKE_MAX_LENGTH` raises it).
+pub const HANDSHAKE_BYTES_DEFAULT: usize = 1 << 20;
+/// Upper end of `MC_HANDSHAKE_MAX_LENGTH`.
+pub const HANDSHAKE_BYTES_MAX: usize = 128 << 20;
+
+/// Handshake conversations served at once. Each holds at most one message.
+pub const HANDSHAKE_CONNECTIONS_MAX: usize = 256;
+
+/// A handshake client must have sent its whole message within this time (upstream 0.3.13: 5 s).
+pub const HANDSHAKE_SERVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Notifications kept until the owner takes them; a newer one beyond this is refused, not stored.
+pub const NOTIFICATIONS_MAX: usize = 65_536;
+/// Bytes of one notification's name or message.
+pub const NOTIFICATION_BYTES_MAX: usize = 1 << 20;
+
+/// Blocks in one native frame. With a header and a scratch vector this stays below the kernel's
+/// 1024 vectors a call.
+pub const NATIVE_BLOCKS_MAX: usize = 512;
+/// Payload of one native frame: large enough to amortise the header, small enough that one frame
+/// does not hold a lane for long (about a millisecond at 4 GB/s).
+pub const NATIVE_FRAME_BYTES_MAX: u64 = 4 << 20;
+/// Native hello, with name and room for later fields.
+pub const NATIVE_HELLO_BYTES_MAX: usize = 4096;
+
+/// Peers (addresses) one engine keeps lanes to.
+pub const PEERS_MAX: usize = 16_384;
+
+/// Kernel vectors per call (`IOV_MAX` of Linux).
+pub const IOV_MAX: usize = 1024;
+
+/// A metadata document or HTTP body read from a service.
+pub const DOCUMENT_BYTES_MAX: usize = 128 << 20;
+/// Buffers a peer's descriptor may list; more is refused as malformed.
+pub const DESCRIPTOR_BUFFERS_MAX: usize = 1 << 20;
+
+/// Bytes kept of one error message handed to C.
+pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
+
+const _: () = assert!(NATIVE_BLOCKS_MAX + 2 <= IOV_MAX);
+const _: () = assert!(NATIVE_BLOCKS_MAX <= u16::MAX as usize);
+const _: () = assert!(HANDSHAKE_BYTES_DEFAULT <= HANDSHAKE_BYTES_MAX);
+const _: () = assert!(DESCRIPTOR_BUFFERS_MAX >= BUFFERS_MAX);
