@@ -6,5 +6,6 @@
 //! at the bottom `error`, `time`, `limits`. A layer never names one above it.
 
 pub mod error;
+mod json;
 pub mod limits;
 pub mod time;

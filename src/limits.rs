@@ -69,6 +69,15 @@ pub const IOV_MAX: usize = 1024;
 pub const DOCUMENT_BYTES_MAX: usize = 128 << 20;
 /// Buffers a peer's descriptor may list; more is refused as malformed.
 pub const DESCRIPTOR_BUFFERS_MAX: usize = 1 << 20;
+/// Devices a peer's descriptor may list; hosts have a few dozen at most.
+pub const DESCRIPTOR_DEVICES_MAX: usize = 256;
+/// Protocols one descriptor may name at once; there are fewer kinds than this.
+pub const DESCRIPTOR_PROTOCOLS_MAX: usize = 32;
+/// Text of a JSON member that is carried without being understood. A topology of 256 devices in
+/// every location is a few tens of kilobytes; a tree is about 16 times its text.
+pub const OPAQUE_MEMBER_BYTES_MAX: usize = 1 << 20;
+/// Queue pairs offered in one connection message, the upper end of `MC_NUM_QP_PER_EP`.
+pub const CONNECTION_QPS_MAX: usize = 255;
 
 /// Bytes kept of one error message handed to C.
 pub const ERROR_TEXT_BYTES_MAX: usize = 4096;
