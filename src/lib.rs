@@ -8,4 +8,5 @@
 pub mod error;
 mod json;
 pub mod limits;
+pub mod metadata;
 pub mod time;

@@ -1,0 +1,4 @@
+//! Documents about segments, and where they are kept.
+
+pub mod descriptor;
+pub mod document;
