@@ -9,4 +9,5 @@ pub mod error;
 mod json;
 pub mod limits;
 pub mod metadata;
+pub mod net;
 pub mod time;

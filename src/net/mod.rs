@@ -1,0 +1,3 @@
+//! Addresses, sockets and the messages of the handshake plane.
+
+pub mod handshake;
