@@ -11,3 +11,4 @@ pub mod limits;
 pub mod metadata;
 pub mod net;
 pub mod time;
+pub mod transport;

@@ -1,0 +1,3 @@
+//! Ways to move bytes, one folder each.
+
+pub mod tcp;

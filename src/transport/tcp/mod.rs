@@ -1,0 +1,3 @@
+//! The transport over TCP.
+
+pub mod wire;

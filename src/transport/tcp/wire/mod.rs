@@ -1,0 +1,3 @@
+//! Bytes of the TCP data plane, one file per dialect.
+
+pub mod v1v2;
