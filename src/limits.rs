@@ -86,3 +86,10 @@ const _: () = assert!(NATIVE_BLOCKS_MAX + 2 <= IOV_MAX);
 const _: () = assert!(NATIVE_BLOCKS_MAX <= u16::MAX as usize);
 const _: () = assert!(HANDSHAKE_BYTES_DEFAULT <= HANDSHAKE_BYTES_MAX);
 const _: () = assert!(DESCRIPTOR_BUFFERS_MAX >= BUFFERS_MAX);
+
+/// The JSON object of an engine's settings: connection strings, lists of devices, a few numbers.
+pub const CONFIG_JSON_BYTES_MAX: usize = 1 << 20;
+/// Entries of a setting that is a list: more network adapters than any host has.
+pub const CONFIG_LIST_ITEMS_MAX: usize = 256;
+/// Characters of an unknown key that are repeated in the error about it.
+pub const CONFIG_KEY_CHARS_SHOWN: usize = 64;
