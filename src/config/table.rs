@@ -396,4 +396,8 @@ pub static NAMES_WITHOUT_EFFECT: &[NamesWithoutEffect] = &[
         ],
         reason: "They are settings of the store, not of the transfer engine.",
     },
+    NamesWithoutEffect {
+        names: &["ASCEND_*", "HCCL_RDMA_TC", "HCCL_RDMA_SL", "HCCL_INTRA_ROCE_ENABLE"],
+        reason: "They are settings of the ascend transport, which is not in this version.",
+    },
 ];
