@@ -93,3 +93,6 @@ pub const CONFIG_JSON_BYTES_MAX: usize = 1 << 20;
 pub const CONFIG_LIST_ITEMS_MAX: usize = 256;
 /// Characters of an unknown key that are repeated in the error about it.
 pub const CONFIG_KEY_CHARS_SHOWN: usize = 64;
+
+/// Endpoints of one metadata service.
+pub const METADATA_ENDPOINTS_MAX: usize = 64;

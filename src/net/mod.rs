@@ -1,3 +1,4 @@
-//! Addresses, sockets and the messages of the handshake plane.
+//! Addresses, interfaces, ports, and the messages of the handshake plane. Owns no thread.
 
+pub mod address;
 pub mod handshake;
