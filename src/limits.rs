@@ -96,3 +96,7 @@ pub const CONFIG_KEY_CHARS_SHOWN: usize = 64;
 
 /// Endpoints of one metadata service.
 pub const METADATA_ENDPOINTS_MAX: usize = 64;
+
+/// Addresses of the host that are looked at. A node of a large container cluster has a few
+/// hundred.
+pub const INTERFACES_MAX: usize = 4096;
