@@ -100,3 +100,7 @@ pub const METADATA_ENDPOINTS_MAX: usize = 64;
 /// Addresses of the host that are looked at. A node of a large container cluster has a few
 /// hundred.
 pub const INTERFACES_MAX: usize = 4096;
+
+/// Random draws from a port range before it is searched from end to end. Upstream draws as often
+/// and then gives up; in a range that is nearly full the search finds the last free port.
+pub const PORT_DRAWS_MAX: usize = 500;

@@ -3,3 +3,4 @@
 pub mod address;
 pub mod handshake;
 pub mod interface;
+pub mod port;
