@@ -538,3 +538,265 @@ struct DeviceWriter<'a> {
     lid: u16,
     name: &'a str,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn native() -> NativeExtension {
+        NativeExtension {
+            buffers: vec![NativeBuffer { access: 3, key: u64::MAX, location: "cpu:0".into() }],
+            capabilities: 5,
+            host_id: "h".into(),
+            instance: *b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\xff",
+            version: 1,
+        }
+    }
+
+    fn tcp() -> SegmentDescriptor {
+        SegmentDescriptor {
+            name: "n:1".into(),
+            protocol: "tcp".into(),
+            tcp_data_port: 15402,
+            tcp_data_host: Some("::1".into()),
+            tcp_proto_version: 2,
+            timestamp: "t".into(),
+            rdma_server_name: None,
+            buffers: vec![BufferDescriptor {
+                name: "n:1".into(),
+                addr: u64::MAX - 4096,
+                length: 4096,
+                ..BufferDescriptor::default()
+            }],
+            devices: Vec::new(),
+            priority_matrix: None,
+            rank_info: None,
+            native: Some(native()),
+        }
+    }
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn refused(document: &str) -> Error {
+        let error = SegmentDescriptor::decode(document.as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::MetadataMalformed, "{document}");
+        error
+    }
+
+    #[test]
+    fn what_an_engine_publishes() {
+        let expected = concat!(
+            r#"{"buffers":[{"addr":18446744073709547519,"length":4096,"name":"n:1"}],"#,
+            r#""mooncake_native":{"buffers":[{"access":3,"key":18446744073709551615,"#,
+            r#""location":"cpu:0"}],"capabilities":5,"host_id":"h","#,
+            r#""instance":"000102030405060708090a0b0c0d0eff","version":1},"#,
+            r#""name":"n:1","protocol":"tcp","rdma_server_name":"","tcp_data_host":"::1","#,
+            r#""tcp_data_port":15402,"tcp_proto_version":2,"timestamp":"t"}"#,
+        );
+        assert_eq!(text(tcp().encode(Dialect::V0_3_13)), expected);
+        assert_eq!(text(tcp().encode_line(Dialect::V0_3_13)), format!("{expected}\n"));
+        assert_eq!(SegmentDescriptor::decode(expected.as_bytes()).unwrap(), tcp());
+    }
+
+    #[test]
+    fn the_old_dialect_leaves_out_what_came_later() {
+        let document = SegmentDescriptor { native: None, ..tcp() };
+        let expected = concat!(
+            r#"{"buffers":[{"addr":18446744073709547519,"length":4096,"name":"n:1"}],"#,
+            r#""name":"n:1","protocol":"tcp","tcp_data_port":15402,"timestamp":"t"}"#,
+        );
+        assert_eq!(text(document.encode(Dialect::V0_3_7)), expected);
+        let decoded = SegmentDescriptor::decode(expected.as_bytes()).unwrap();
+        assert_eq!(decoded.tcp_proto_version, 1);
+        assert_eq!(decoded.tcp_data_host, None);
+    }
+
+    #[test]
+    fn rdma_and_ascend_layouts() {
+        let rdma = concat!(
+            r#"{"buffers":[{"addr":4096,"length":8,"lkey":[764],"name":"cpu:0","rkey":[765]}],"#,
+            r#""devices":[{"gid":"00:01","lid":7,"name":"rxe1"}],"name":"n:1","#,
+            r#""priority_matrix":{"a":[[],["rxe1"]],"b":[[],[]]},"protocol":"rdma","#,
+            r#""tcp_data_port":0,"timestamp":"t"}"#,
+        );
+        let decoded = SegmentDescriptor::decode(rdma.as_bytes()).unwrap();
+        assert_eq!(decoded.buffers[0].rkey, [765]);
+        assert_eq!(decoded.devices[0].lid, 7);
+        assert_eq!(text(decoded.encode(Dialect::V0_3_7)), rdma);
+
+        let ascend = concat!(
+            r#"{"buffers":[{"addr":4096,"length":8,"name":"npu:0"}],"#,
+            r#""devices":[{"lid":0,"name":"npu0"}],"name":"n:1","protocol":"ascend","#,
+            r#""rank_info":{"hostIp":"10.0.0.1","hostPort":20013},"#,
+            r#""tcp_data_port":0,"timestamp":"t"}"#,
+        );
+        let decoded = SegmentDescriptor::decode(ascend.as_bytes()).unwrap();
+        assert_eq!(text(decoded.encode(Dialect::V0_3_7)), ascend);
+    }
+
+    #[test]
+    fn carried_members_stay_in_alphabetical_order() {
+        // Holds as long as no dependency turns on serde_json's `preserve_order`.
+        let document = r#"{"protocol":"rdma","priority_matrix":{"b":[[],[]],"a":[[],[]]}}"#;
+        let decoded = SegmentDescriptor::decode(document.as_bytes()).unwrap();
+        let again = text(decoded.encode(Dialect::V0_3_7));
+        assert!(again.contains(r#""priority_matrix":{"a":[[],[]],"b":[[],[]]}"#), "{again}");
+    }
+
+    #[test]
+    fn missing_members_read_as_nothing() {
+        let decoded = SegmentDescriptor::decode(br#"{"protocol":"tcp","later":{}}"#).unwrap();
+        let expected = SegmentDescriptor {
+            name: String::new(),
+            tcp_data_port: 0,
+            tcp_data_host: None,
+            tcp_proto_version: 1,
+            timestamp: String::new(),
+            buffers: Vec::new(),
+            native: None,
+            ..tcp()
+        };
+        assert_eq!(decoded, expected);
+        let nulls = br#"{"protocol":"tcp","buffers":null,"tcp_proto_version":null,"name":null,
+            "mooncake_native":null,"tcp_data_host":"","rdma_server_name":""}"#;
+        assert_eq!(SegmentDescriptor::decode(nulls).unwrap(), expected);
+    }
+
+    #[test]
+    fn protocols_may_be_several() {
+        let decoded = SegmentDescriptor::decode(br#"{"protocol":["tcp","rdma"]}"#).unwrap();
+        assert!(decoded.protocol.contains("tcp") && decoded.protocol.contains("rdma"));
+        assert!(!decoded.protocol.contains("ascend"));
+        assert_eq!(decoded.protocol.to_string(), "tcp,rdma");
+        let again = text(decoded.encode(Dialect::V0_3_7));
+        assert!(again.contains(r#""protocol":["tcp","rdma"]"#), "{again}");
+
+        for document in [
+            r#"{}"#,
+            r#"{"protocol":""}"#,
+            r#"{"protocol":null}"#,
+            r#"{"protocol":[]}"#,
+            r#"{"protocol":"TCP"}"#,
+            r#"{"protocol":"quic"}"#,
+            r#"{"protocol":["tcp","quic"]}"#,
+            r#"{"protocol":7}"#,
+        ] {
+            assert_eq!(refused(document).context("member"), Some("protocol"), "{document}");
+        }
+        let many = format!(r#"{{"protocol":[{}"tcp"]}}"#, r#""tcp","#.repeat(32));
+        assert_eq!(refused(&many).context("member"), Some("protocol"));
+    }
+
+    #[test]
+    fn unusable_buffers_refuse_the_whole_descriptor() {
+        for (buffer, member) in [
+            (r#"{"addr":1,"length":1}"#, "buffers[1]"),
+            (r#"{"addr":0,"length":1,"name":"n"}"#, "buffers[1]"),
+            (r#"{"addr":1,"length":0,"name":"n"}"#, "buffers[1]"),
+            (r#"{"addr":18446744073709551615,"length":1,"name":"n"}"#, "buffers[1]"),
+            (r#"{"addr":-1,"length":1,"name":"n"}"#, "buffers[1].addr"),
+            (r#"{"addr":1.5,"length":1,"name":"n"}"#, "buffers[1].addr"),
+            (r#"{"addr":18446744073709551616,"length":1,"name":"n"}"#, "buffers[1].addr"),
+            (r#"{"addr":1,"length":"1","name":"n"}"#, "buffers[1].length"),
+            (r#"{"addr":1,"length":1,"name":["n"]}"#, "buffers[1].name"),
+            (r#"[1,1,"n"]"#, "buffers[1]"),
+        ] {
+            let good = r#"{"addr":1,"length":1,"name":"n"}"#;
+            let document =
+                format!(r#"{{"buffers":[{good},{buffer}],"name":"seg","protocol":"tcp"}}"#);
+            assert_eq!(refused(&document).context("member"), Some(member), "{document}");
+        }
+        let error = refused(r#"{"buffers":[{}],"name":"seg\n","protocol":"tcp"}"#);
+        assert_eq!(error.context("segment"), Some("seg\\n"));
+        // Where buffers are described by other members, the range may be missing.
+        assert!(SegmentDescriptor::decode(br#"{"buffers":[{}],"protocol":"cxl"}"#).is_ok());
+    }
+
+    #[test]
+    fn rdma_keys_pair_with_devices() {
+        let decode = |keys: &str| {
+            let document = format!(
+                r#"{{"buffers":[{{"addr":1,"length":1,"name":"cpu:0"{keys}}}],
+                "devices":[{{"name":"a","gid":"1"}},{{"name":"b","gid":"2"}}],
+                "protocol":"rdma"}}"#
+            );
+            SegmentDescriptor::decode(document.as_bytes())
+        };
+        assert!(decode(r#","rkey":[1,2],"lkey":[3,4]"#).is_ok());
+        assert!(decode("").is_ok());
+        assert!(decode(r#","rkey":[],"lkey":[3,4]"#).is_ok());
+        assert!(decode(r#","rkey":[1],"lkey":[3]"#).is_err());
+        assert!(decode(r#","rkey":[1,2],"lkey":[3]"#).is_err());
+        assert!(decode(r#","rkey":[1,4294967296],"lkey":[3,4]"#).is_err());
+        let nameless = r#"{"devices":[{"name":"a","gid":""}],"protocol":"rdma"}"#;
+        assert_eq!(refused(nameless).context("member"), Some("devices[0]"));
+    }
+
+    #[test]
+    fn an_extension_that_does_not_fit_is_ignored_as_a_whole() {
+        let mut document = tcp();
+        document.buffers.push(document.buffers[0].clone());
+        let decoded = SegmentDescriptor::decode(&document.encode(Dialect::V0_3_13)).unwrap();
+        assert_eq!(decoded.buffers, document.buffers);
+        assert_eq!(decoded.native, None);
+
+        let mut document = tcp();
+        document.native = Some(NativeExtension { version: 0, ..native() });
+        let decoded = SegmentDescriptor::decode(&document.encode(Dialect::V0_3_13)).unwrap();
+        assert_eq!(decoded.native, None);
+    }
+
+    #[test]
+    fn a_malformed_extension_is_refused_by_name() {
+        let instance = "000102030405060708090a0b0c0d0e0f";
+        for (extension, member) in [
+            ("7".to_owned(), "mooncake_native"),
+            ("[]".to_owned(), "mooncake_native"),
+            ("{}".to_owned(), "mooncake_native"),
+            (format!(r#"{{"instance":"{}"}}"#, &instance[1..]), "mooncake_native.instance"),
+            (format!(r#"{{"instance":"+{}"}}"#, &instance[1..]), "mooncake_native.instance"),
+            (
+                format!(r#"{{"instance":"{}"}}"#, instance.to_uppercase()),
+                "mooncake_native.instance",
+            ),
+            (
+                format!(r#"{{"instance":"{instance}","buffers":[{{"key":-1}}]}}"#),
+                "mooncake_native.buffers[0].key",
+            ),
+        ] {
+            let document = format!(r#"{{"mooncake_native":{extension},"protocol":"tcp"}}"#);
+            assert_eq!(refused(&document).context("member"), Some(member), "{document}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_descriptor() {
+        for document in ["", "null", "[]", "{", "\"tcp\"", r#"{"protocol":"tcp"} x"#] {
+            refused(document);
+        }
+        assert_eq!(
+            refused(r#"{"protocol":"tcp","tcp_data_port":65536}"#).context("member"),
+            Some("tcp_data_port")
+        );
+        // Depth is bounded also inside members that are ignored or carried.
+        for member in ["later", "priority_matrix"] {
+            let deep = "[".repeat(100_000);
+            refused(&format!(r#"{{"{member}":{deep}"#));
+        }
+    }
+
+    #[test]
+    fn many_buffers() {
+        let one = r#"{"addr":4096,"length":1,"name":"n"}"#;
+        let list = vec![one; limits::BUFFERS_MAX].join(",");
+        let document = format!(r#"{{"buffers":[{list}],"protocol":"tcp"}}"#);
+        let decoded = SegmentDescriptor::decode(document.as_bytes()).unwrap();
+        assert_eq!(decoded.buffers.len(), limits::BUFFERS_MAX);
+
+        let list = "{},".repeat(limits::DESCRIPTOR_BUFFERS_MAX);
+        let document = format!(r#"{{"buffers":[{list}{{}}],"protocol":"cxl"}}"#);
+        assert_eq!(refused(&document).context("member"), Some("buffers"));
+    }
+}
