@@ -386,3 +386,191 @@ fn present_text<'de, D: Deserializer<'de>>(
 ) -> std::result::Result<Option<String>, D::Error> {
     json::text::<_, { limits::HANDSHAKE_BYTES_DEFAULT }>(deserializer).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 64;
+
+    fn frame_bytes(length: u64, body: &[u8]) -> Vec<u8> {
+        [&length.to_le_bytes()[..], body].concat()
+    }
+
+    fn feed_all(bytes: &[u8]) -> Result<Option<Frame>> {
+        FrameDecoder::new(MAX).feed(bytes)
+    }
+
+    #[test]
+    fn every_type_round_trips_in_one_piece_and_byte_by_byte() {
+        for message_type in [
+            MessageType::Connection,
+            MessageType::Metadata,
+            MessageType::Notify,
+            MessageType::Probe,
+        ] {
+            let bytes = encode_frame(message_type, b"{}\n");
+            assert_eq!(bytes, frame_bytes(4, &[message_type as u8, b'{', b'}', b'\n']));
+            let expected =
+                Frame { framing: Framing::Typed(message_type), payload: b"{}\n".to_vec() };
+            assert_eq!(feed_all(&bytes).unwrap(), Some(expected.clone()));
+
+            let mut decoder = FrameDecoder::new(MAX);
+            let (last, others) = bytes.split_last().unwrap();
+            for (index, byte) in others.iter().enumerate() {
+                assert_eq!(decoder.received_bytes(), index);
+                assert_eq!(decoder.feed(&[*byte]).unwrap(), None);
+            }
+            assert_eq!(decoder.feed(&[]).unwrap(), None);
+            assert_eq!(decoder.feed(&[*last]).unwrap(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_old_framing_is_recognised_and_answered_alike() {
+        let bytes = frame_bytes(3, b"{}\n");
+        let frame = feed_all(&bytes).unwrap().unwrap();
+        assert_eq!(frame, Frame { framing: Framing::Old, payload: b"{}\n".to_vec() });
+        assert_eq!(encode_reply(frame.framing, b"{}\n"), bytes);
+    }
+
+    #[test]
+    fn bytes_after_the_frame_are_not_looked_at() {
+        let mut bytes = encode_frame(MessageType::Probe, b"{}\n");
+        bytes.extend_from_slice(&[0xFF; 100]);
+        let mut decoder = FrameDecoder::new(MAX);
+        assert!(decoder.feed(&bytes).unwrap().is_some());
+        assert_eq!(decoder.feed(&[0xFF; 8]).unwrap(), None);
+    }
+
+    #[test]
+    fn lengths_are_refused_before_the_body() {
+        let most = frame_bytes(MAX as u64, &[0; MAX]);
+        assert!(feed_all(&most).unwrap().is_some());
+        for length in [0, MAX as u64 + 1, 1 << 40, u64::MAX] {
+            let mut decoder = FrameDecoder::new(MAX);
+            let error = decoder.feed(&length.to_le_bytes()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{length}");
+            assert!(decoder.feed(b"{}").is_err(), "a refusal is final");
+        }
+        let mut decoder = FrameDecoder::new(usize::MAX);
+        let beyond = limits::HANDSHAKE_BYTES_MAX as u64 + 1;
+        assert!(decoder.feed(&beyond.to_le_bytes()).is_err());
+    }
+
+    #[test]
+    fn first_bytes_that_start_no_message_are_refused_at_once() {
+        for first in 0..=u8::MAX {
+            let result = FrameDecoder::new(MAX).feed(&frame_bytes(MAX as u64, &[first]));
+            let is_possible = matches!(first, 0..=3 | b'\t' | b'\n' | b'\r' | 0x20..=0x7F);
+            match result {
+                Ok(None) => assert!(is_possible, "{first:#04x}"),
+                Ok(Some(_)) => panic!("the frame is not whole"),
+                Err(error) => {
+                    assert!(!is_possible, "{first:#04x}");
+                    assert_eq!(error.kind(), ErrorKind::Protocol);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_promised_length_allocates_nothing() {
+        let mut decoder = FrameDecoder::new(limits::HANDSHAKE_BYTES_MAX);
+        let promise = frame_bytes(limits::HANDSHAKE_BYTES_MAX as u64, b"{");
+        assert_eq!(decoder.feed(&promise).unwrap(), None);
+        assert!(decoder.body.capacity() <= 64, "{}", decoder.body.capacity());
+    }
+
+    #[test]
+    fn an_empty_typed_message_is_a_frame_but_no_json() {
+        let frame = feed_all(&frame_bytes(1, &[1])).unwrap().unwrap();
+        assert_eq!(frame.payload, b"");
+        assert_eq!(check_json(&frame.payload).unwrap_err().kind(), ErrorKind::Protocol);
+        check_json(b"[]\n").unwrap();
+        check_json(b"{\"a\":[1,{}]}\n").unwrap();
+        assert!(check_json(b"{").is_err());
+    }
+
+    #[test]
+    fn notify_members_may_be_missing() {
+        assert_eq!(NotifyMessage::decode(b"{}").unwrap(), NotifyMessage::default());
+        let message = NotifyMessage::decode(br#"{"notify_msg":"m","name":null}"#).unwrap();
+        assert_eq!(message, NotifyMessage { name: vec![], notify_msg: b"m".to_vec() });
+        assert!(NotifyMessage::accepted().is_accepted());
+        assert!(!NotifyMessage::default().is_accepted());
+        for text in ["null", "[]", r#"["a","b"]"#, r#"{"name":1}"#, r#"{"name":[97]}"#] {
+            assert!(NotifyMessage::decode(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn notify_bytes_that_are_not_text() {
+        let message = NotifyMessage::decode(b"{\"name\":\"a\xFF\\u0000b\"}").unwrap();
+        assert_eq!(message.name, b"a\xFF\0b");
+        let error = message.encode_line().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.context("member"), Some("name"));
+
+        let text = NotifyMessage { name: "\u{e9}\0\"".into(), notify_msg: vec![] };
+        let line = text.encode_line().unwrap();
+        assert_eq!(NotifyMessage::decode(&line).unwrap(), text);
+    }
+
+    #[test]
+    fn notify_lengths_are_bounded_both_ways() {
+        let longest = vec![b'x'; limits::NOTIFICATION_BYTES_MAX];
+        let mut message = NotifyMessage { name: vec![], notify_msg: longest };
+        let line = message.encode_line().unwrap();
+        assert_eq!(NotifyMessage::decode(&line).unwrap(), message);
+
+        message.notify_msg.push(b'x');
+        let error = message.encode_line().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let long = "x".repeat(limits::NOTIFICATION_BYTES_MAX + 1);
+        let error = NotifyMessage::decode(format!(r#"{{"name":"{long}"}}"#).as_bytes());
+        assert_eq!(error.unwrap_err().context("member"), Some("name"));
+    }
+
+    #[test]
+    fn connection_members_are_kept_by_presence() {
+        for text in [
+            r#"{"local_nic_path":"a@x","peer_nic_path":"b@y","qp_num":[1,2],"reply_msg":""}"#,
+            concat!(
+                r#"{"ctrl_channel":{"a":1},"local_gid":"","local_lid":0,"local_nic_path":"","#,
+                r#""notify_qp_num":3,"payload":"","peer_nic_path":"","qp_num":[],"#,
+                r#""ready_ack":false,"reply_msg":"no"}"#
+            ),
+        ] {
+            let message = ConnectionMessage::decode(text.as_bytes()).unwrap().unwrap();
+            assert_eq!(message.encode_line(), format!("{text}\n").into_bytes());
+        }
+        assert_eq!(ConnectionMessage::decode(NULL_LINE).unwrap(), None);
+        let empty = ConnectionMessage::decode(b"{}").unwrap();
+        assert_eq!(empty, Some(ConnectionMessage::default()));
+    }
+
+    #[test]
+    fn connection_messages_are_refused_by_member() {
+        let qp_num = format!(r#"{{"qp_num":[{}0]}}"#, "0,".repeat(limits::CONNECTION_QPS_MAX));
+        for (text, member) in [
+            (qp_num.as_str(), "qp_num"),
+            (r#"{"qp_num":[-1]}"#, "qp_num[0]"),
+            (r#"{"local_lid":65536}"#, "local_lid"),
+            (r#"{"ready_ack":1}"#, "ready_ack"),
+            (r#"{"local_nic_path":{}}"#, "local_nic_path"),
+        ] {
+            let error = ConnectionMessage::decode(text.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol);
+            assert_eq!(error.context("member"), Some(member), "{text}");
+        }
+    }
+
+    #[test]
+    fn any_well_formed_probe_reply_is_a_sign_of_life() {
+        assert_eq!(ProbeReply::success().encode_line(), b"{\"status\":\"success\"}\n");
+        assert_eq!(ProbeReply::decode(b"{}").unwrap(), ProbeReply::default());
+        assert!(ProbeReply::decode(b"success").is_err());
+        check_json(PROBE_REQUEST_LINE).unwrap();
+    }
+}
