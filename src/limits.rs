@@ -73,9 +73,9 @@ pub const DESCRIPTOR_BUFFERS_MAX: usize = 1 << 20;
 pub const DESCRIPTOR_DEVICES_MAX: usize = 256;
 /// Protocols one descriptor may name at once; there are fewer kinds than this.
 pub const DESCRIPTOR_PROTOCOLS_MAX: usize = 32;
-/// Text of a JSON member that is carried without being understood. A topology of 256 devices in
-/// every location is a few tens of kilobytes; a tree is about 16 times its text.
-pub const OPAQUE_MEMBER_BYTES_MAX: usize = 1 << 20;
+/// Text of a JSON member that is carried without being understood. The topology of a host is a few
+/// kilobytes; the tree built from hostile text is up to about 100 times as large as the text.
+pub const OPAQUE_MEMBER_BYTES_MAX: usize = 1 << 18;
 /// Queue pairs offered in one connection message, the upper end of `MC_NUM_QP_PER_EP`.
 pub const CONNECTION_QPS_MAX: usize = 255;
 
