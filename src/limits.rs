@@ -104,3 +104,15 @@ pub const INTERFACES_MAX: usize = 4096;
 /// Random draws from a port range before it is searched from end to end. Upstream draws as often
 /// and then gives up; in a range that is nearly full the search finds the last free port.
 pub const PORT_DRAWS_MAX: usize = 500;
+
+/// Bytes of notifications kept until the owner takes them.
+pub const NOTIFICATION_QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Buffers, segments and peers listed one by one in the dump; more are only counted.
+pub const DUMP_ENTRIES_MAX: usize = 256;
+
+/// Longest wait for the metadata service while an engine is destroyed.
+pub const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest wait of a cancelling thread for a slice that a control thread is just handing over.
+pub const CANCEL_HANDOVER: Duration = Duration::from_millis(200);

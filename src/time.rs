@@ -55,6 +55,11 @@ impl Deadline {
         Deadline(now + timeout.min(crate::limits::TIMEOUT_MAX))
     }
 
+    /// At `instant`.
+    pub fn at(instant: Instant) -> Self {
+        Deadline(instant)
+    }
+
     /// `timeout` from the present instant.
     pub fn within(timeout: Duration) -> Self {
         Deadline::after(Instant::now(), timeout)
@@ -74,4 +79,10 @@ impl Deadline {
     pub fn passed(self, now: Instant) -> bool {
         now >= self.0
     }
+}
+
+/// Local time as upstream writes it into descriptors: `YYYY-MM-DD hh:mm:ss.uuuuuu`. For people.
+pub fn local_timestamp() -> String {
+    let now = jiff::Zoned::now();
+    now.strftime("%Y-%m-%d %H:%M:%S.%6f").to_string()
 }

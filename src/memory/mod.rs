@@ -1,0 +1,14 @@
+//! Registered memory: raw ranges with an owner outside this crate.
+//!
+//! A range is never a Rust reference, because a peer or the caller may write it at any time. It is
+//! reached through a [`Region`], which hands out leases: a lease is held for the length of one
+//! non-blocking system call or copy, and closing a region waits for its leases. So after
+//! `unregister` returns, nothing in this crate touches the memory again.
+
+mod location;
+mod mapped;
+mod region;
+
+pub use location::is_valid as location_is_valid;
+pub use mapped::check_mapped;
+pub use region::{Access, Lease, Region};

@@ -1,0 +1,269 @@
+//! One registered range and the leases on it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a peer may do with a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access(u32);
+
+impl Access {
+    /// Only this process touches the buffer; it is not published.
+    pub const LOCAL: Access = Access(0);
+    /// Peers may read.
+    pub const REMOTE_READ: Access = Access(1);
+    /// Peers may write.
+    pub const REMOTE_WRITE: Access = Access(2);
+    /// Peers may read and write.
+    pub const ALL: Access = Access(3);
+
+    /// True if everything in `other` is granted.
+    pub fn allows(self, other: Access) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The bits, as published to native peers.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From published bits; unknown bits are dropped.
+    pub fn from_bits(bits: u32) -> Access {
+        Access(bits & 3)
+    }
+
+    /// Both grants together.
+    pub fn union(self, other: Access) -> Access {
+        Access(self.0 | other.0)
+    }
+}
+
+const CLOSED: u64 = 1 << 63;
+
+/// A registered range: where it is, who may use it, and whether it is still registered.
+#[derive(Debug)]
+pub struct Region {
+    address: usize,
+    length: usize,
+    location: String,
+    access: Access,
+    key: u64,
+    // Number of leases, and CLOSED once unregistering has begun.
+    leases: AtomicU64,
+}
+
+impl Region {
+    /// Describes `[address, address + length)`. The caller of the library promises that the range
+    /// stays mapped until it is unregistered; nothing is accessed here.
+    pub fn new(
+        address: usize,
+        length: usize,
+        location: &str,
+        access: Access,
+        key: u64,
+    ) -> Result<Region> {
+        if length == 0 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a buffer of zero bytes"));
+        }
+        if address == 0 || address.checked_add(length).is_none_or(|end| end > isize::MAX as usize) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "the range is not in user memory")
+                .with("address", format_args!("{address:#x}"))
+                .with("length_bytes", length));
+        }
+        Ok(Region {
+            address,
+            length,
+            location: location.to_owned(),
+            access,
+            key,
+            leases: AtomicU64::new(0),
+        })
+    }
+
+    /// First address.
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Bytes.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// One past the last address.
+    pub fn end(&self) -> usize {
+        self.address + self.length
+    }
+
+    /// Where the memory lives, as the caller said.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// What peers may do.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The key that native peers must present; new for every registration.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// True if `[address, address + length)` lies inside.
+    pub fn contains(&self, address: u64, length: u64) -> bool {
+        address >= self.address as u64
+            && address.checked_add(length).is_some_and(|end| end <= self.end() as u64)
+    }
+
+    /// True once unregistering has begun.
+    pub fn is_closed(&self) -> bool {
+        self.leases.load(Ordering::Acquire) & CLOSED != 0
+    }
+
+    /// Takes a lease, or says that the region is gone.
+    pub fn lease(self: &Arc<Self>) -> Result<Lease> {
+        // The count cannot reach CLOSED: a lease needs a thread inside a system call.
+        if self.leases.fetch_add(1, Ordering::AcqRel) & CLOSED != 0 {
+            self.leases.fetch_sub(1, Ordering::Release);
+            return Err(self.gone());
+        }
+        Ok(Lease(Arc::clone(self)))
+    }
+
+    fn gone(&self) -> Error {
+        Error::new(ErrorKind::Unregistered, "the memory was unregistered during the transfer")
+            .with("address", format_args!("{:#x}", self.address))
+    }
+
+    /// Refuses new leases and waits until the present ones are over. Leases last for one
+    /// non-blocking system call, so this is microseconds, or one page fault.
+    pub fn close(&self) {
+        self.leases.fetch_or(CLOSED, Ordering::AcqRel);
+        let mut rounds = 0u32;
+        while self.leases.load(Ordering::Acquire) & !CLOSED != 0 {
+            rounds += 1;
+            if rounds < 100 {
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+    }
+
+    /// Copies `bytes` to `address`, which must lie inside.
+    pub fn copy_in(self: &Arc<Self>, address: u64, bytes: &[u8]) -> Result<()> {
+        self.check(address, bytes.len())?;
+        let _lease = self.lease()?;
+        // SAFETY: the destination was checked to lie inside this region, the lease keeps the
+        // region registered, and the owner promised that a registered range is mapped. `bytes` is
+        // ours alone, so the ranges cannot overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len());
+        }
+        Ok(())
+    }
+
+    /// Copies `length` bytes at `source` of one region to `target` of another (or the same one).
+    pub fn copy_between(
+        from: &Arc<Region>,
+        source: u64,
+        to: &Arc<Region>,
+        target: u64,
+        length: usize,
+    ) -> Result<()> {
+        from.check(source, length)?;
+        to.check(target, length)?;
+        let _from = from.lease()?;
+        let _to = to.lease()?;
+        // SAFETY: both ranges were checked to lie inside regions that the leases keep registered
+        // and that their owners promised to be mapped. `copy` allows overlap.
+        unsafe {
+            std::ptr::copy(source as *const u8, target as *mut u8, length);
+        }
+        Ok(())
+    }
+
+    fn check(&self, address: u64, length: usize) -> Result<()> {
+        if self.contains(address, length as u64) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotRegistered, "the range leaves its registered buffer")
+            .with("address", format_args!("{address:#x}"))
+            .with("length_bytes", length))
+    }
+}
+
+/// The right to touch a region until dropped.
+#[derive(Debug)]
+pub struct Lease(Arc<Region>);
+
+impl Lease {
+    /// The leased region.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.leases.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region_over(bytes: &mut [u8]) -> Arc<Region> {
+        let region =
+            Region::new(bytes.as_mut_ptr() as usize, bytes.len(), "cpu:0", Access::ALL, 1).unwrap();
+        Arc::new(region)
+    }
+
+    #[test]
+    fn close_waits_for_leases_and_refuses_new_ones() {
+        let mut bytes = vec![0u8; 64];
+        let region = region_over(&mut bytes);
+        let lease = region.lease().unwrap();
+        let closer = {
+            let region = Arc::clone(&region);
+            std::thread::spawn(move || region.close())
+        };
+        while !region.is_closed() {
+            std::thread::yield_now();
+        }
+        assert!(!closer.is_finished());
+        assert_eq!(region.lease().unwrap_err().kind(), ErrorKind::Unregistered);
+        drop(lease);
+        closer.join().unwrap();
+    }
+
+    #[test]
+    fn copies_stay_inside() {
+        let mut bytes = vec![0u8; 64];
+        let region = region_over(&mut bytes);
+        let base = region.address() as u64;
+        region.copy_in(base + 60, &[1, 2, 3, 4]).unwrap();
+        assert_eq!(
+            region.copy_in(base + 61, &[1, 2, 3, 4]).unwrap_err().kind(),
+            ErrorKind::NotRegistered
+        );
+        assert_eq!(
+            region.copy_in(u64::MAX - 1, &[1, 2, 3, 4]).unwrap_err().kind(),
+            ErrorKind::NotRegistered
+        );
+        Region::copy_between(&region, base + 60, &region, base, 4).unwrap();
+        assert_eq!(&bytes[..4], &[1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn impossible_ranges_are_refused() {
+        for (address, length) in [(0, 8), (16, 0), (usize::MAX - 4, 8), (usize::MAX, usize::MAX)] {
+            assert!(Region::new(address, length, "*", Access::ALL, 0).is_err());
+        }
+    }
+}
