@@ -206,6 +206,26 @@ impl Serialize for Protocols {
     }
 }
 
+/// A descriptor that says nothing yet.
+impl Default for SegmentDescriptor {
+    fn default() -> Self {
+        SegmentDescriptor {
+            name: String::new(),
+            protocol: Protocols::default(),
+            tcp_data_port: 0,
+            tcp_data_host: None,
+            tcp_proto_version: 1,
+            timestamp: String::new(),
+            rdma_server_name: None,
+            buffers: Vec::new(),
+            devices: Vec::new(),
+            priority_matrix: None,
+            rank_info: None,
+            native: None,
+        }
+    }
+}
+
 impl SegmentDescriptor {
     /// The document in the form of an HTTP body: compact, members in byte-wise alphabetical order.
     pub fn encode(&self, dialect: Dialect) -> Vec<u8> {

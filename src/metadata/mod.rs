@@ -1,4 +1,84 @@
-//! Documents about segments, and where they are kept.
+//! What is needed to reach a segment, and where it is kept.
+//!
+//! A [`MetadataStore`] keeps documents under keys (an HTTP service, etcd, redis, a table in this
+//! process). A [`Directory`] answers the engine's questions about names, either over a store or by
+//! asking the peers themselves (`P2PHANDSHAKE`). Calls may block up to their deadline and are
+//! therefore made on the caller's thread or on control threads, never on data threads.
 
 pub mod descriptor;
+pub mod directory;
 pub mod document;
+pub mod handshake_server;
+pub mod memory;
+pub mod p2p;
+
+use crate::error::Result;
+use crate::time::Deadline;
+use crate::transport::PeerAddress;
+
+use descriptor::SegmentDescriptor;
+use document::RpcMeta;
+
+/// How long an entry should outlive its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is removed.
+    Permanent,
+    /// Until the writer is gone, where the service can tell (leases); else until removed.
+    Session,
+}
+
+/// Called when a watched entry changed or vanished; must not block.
+pub type WatchCallback = Box<dyn Fn() + Send + Sync>;
+
+/// Keeps a watch alive; dropping it ends the watch.
+pub type WatchGuard = Box<dyn Send + Sync>;
+
+/// A service that keeps documents.
+pub trait MetadataStore: Send + Sync {
+    /// URL scheme or other short name for messages and the dump.
+    fn scheme(&self) -> &'static str;
+
+    /// The value under `key`, or `None`.
+    fn get(&self, key: &str, deadline: Deadline) -> Result<Option<Vec<u8>>>;
+
+    /// Creates or replaces the value under `key`.
+    fn put(&self, key: &str, value: &[u8], lifetime: Lifetime, deadline: Deadline) -> Result<()>;
+
+    /// Removes the value; absent is fine.
+    fn remove(&self, key: &str, deadline: Deadline) -> Result<()>;
+
+    /// Calls back when the value under `key` changes; `None` where the service cannot tell.
+    fn watch(&self, key: &str, changed: WatchCallback) -> Result<Option<WatchGuard>> {
+        let _ = (key, changed);
+        Ok(None)
+    }
+}
+
+/// Where names lead. One per engine.
+pub trait Directory: Send + Sync {
+    /// Short name for messages and the dump.
+    fn scheme(&self) -> &'static str;
+
+    /// True if peers ask the engine itself, so that there is nothing to publish.
+    fn is_passive(&self) -> bool {
+        false
+    }
+
+    /// Makes the own segment known, or replaces what is known of it.
+    fn publish(
+        &self,
+        descriptor: &SegmentDescriptor,
+        location: &RpcMeta,
+        deadline: Deadline,
+    ) -> Result<()>;
+
+    /// Takes the own segment back.
+    fn withdraw(&self, name: &str, deadline: Deadline) -> Result<()>;
+
+    /// The present descriptor of a segment and the host of its data plane.
+    fn fetch(&self, name: &str, deadline: Deadline) -> Result<PeerAddress>;
+
+    /// Where the handshake plane of the segment's owner listens.
+    fn locate(&self, name: &str, deadline: Deadline) -> Result<RpcMeta>;
+}
