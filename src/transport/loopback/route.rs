@@ -1,0 +1,240 @@
+//! The route of the loopback transport: copies, and slices that wait because a fault says so.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Region;
+use crate::net::thread::spawn;
+
+use super::super::{
+    Driver, Operation, OwnerId, Rails, Recovery, RegionTable, Route, Scope, Slice, SplitRule,
+    WaitSource,
+};
+use super::faults::{Fate, Faults};
+
+const RULE: SplitRule =
+    SplitRule { slice_bytes_max: 64 << 20, stripe_bytes_min: u64::MAX, rails: 1 };
+
+/// How often the thread that serves delayed slices looks at them.
+const TICK: Duration = Duration::from_micros(200);
+
+struct Waiting {
+    slice: Slice,
+    // `None`: never answered.
+    due: Option<Instant>,
+    fate: Fate,
+}
+
+struct State {
+    table: Weak<dyn RegionTable>,
+    recovery: Arc<dyn Recovery>,
+    waiting: Mutex<Vec<Waiting>>,
+    closed: Mutex<Option<Error>>,
+    retired: AtomicBool,
+}
+
+pub(super) struct LoopbackRoute {
+    state: Arc<State>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+impl LoopbackRoute {
+    pub(super) fn new(
+        table: Weak<dyn RegionTable>,
+        faults: Arc<Mutex<Faults>>,
+        recovery: Arc<dyn Recovery>,
+    ) -> LoopbackRoute {
+        let state = State {
+            table,
+            recovery,
+            waiting: Mutex::new(Vec::new()),
+            closed: Mutex::new(None),
+            retired: AtomicBool::new(false),
+        };
+        LoopbackRoute { state: Arc::new(state), faults }
+    }
+
+    fn take(&self, slice: Slice) {
+        let (fate, delay) = {
+            let mut faults = self.faults.lock();
+            (faults.draw(), faults.delay)
+        };
+        if fate != Fate::Drop && delay.is_zero() {
+            self.state.serve(slice, fate);
+            return;
+        }
+        let due = (fate != Fate::Drop).then(|| Instant::now() + delay);
+        let mut waiting = self.state.waiting.lock();
+        waiting.push(Waiting { slice, due, fate });
+        if waiting.len() == 1 {
+            drop(waiting);
+            self.start_thread();
+        }
+    }
+
+    /// One thread lives while slices wait; it ends with the last of them.
+    fn start_thread(&self) {
+        let state = Arc::clone(&self.state);
+        if spawn("mc-loopback", move || state.serve_waiting()).is_err() {
+            self.state.fail_waiting(|_| true, &lost("no thread for delayed slices"));
+        }
+    }
+}
+
+fn lost(why: &'static str) -> Error {
+    Error::new(ErrorKind::ConnectionLost, why).with("transport", "loopback")
+}
+
+impl State {
+    fn serve(&self, slice: Slice, fate: Fate) {
+        match fate {
+            Fate::Move => match self.copy(&slice, slice.length) {
+                Ok(()) => slice.complete(),
+                Err(error) if error.kind() == ErrorKind::RemoteRange => {
+                    self.recovery.recover(slice, error, Scope::Slice);
+                }
+                Err(error) => slice.fail(error),
+            },
+            Fate::Fail => slice.fail(lost("failed on command")),
+            Fate::Reset => {
+                self.recovery.recover(slice, lost("reset on command"), Scope::Endpoint);
+            }
+            Fate::Half => {
+                let half = slice.length / 2;
+                let error = match self.copy(&slice, half) {
+                    Ok(()) => lost("broken half-way on command"),
+                    Err(error) => error,
+                };
+                self.recovery.recover(slice, error, Scope::Endpoint);
+            }
+            Fate::Drop => {}
+        }
+    }
+
+    fn copy(&self, slice: &Slice, length: u64) -> Result<()> {
+        if slice.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled by its owner"));
+        }
+        let Some(table) = self.table.upgrade() else {
+            return Err(lost("the peer engine is gone"));
+        };
+        let key = (slice.remote_key != 0).then_some(slice.remote_key);
+        let remote = table.find_remote(slice.remote_address, length, slice.operation, key)?;
+        let (local, length) = (slice.local_address, length as usize);
+        match slice.operation {
+            Operation::Write => {
+                Region::copy_between(&slice.region, local, &remote, slice.remote_address, length)
+            }
+            Operation::Read => {
+                Region::copy_between(&remote, slice.remote_address, &slice.region, local, length)
+            }
+        }
+    }
+
+    fn serve_waiting(&self) {
+        loop {
+            let now = Instant::now();
+            let mut ready = Vec::new();
+            {
+                let mut waiting = self.waiting.lock();
+                let mut index = 0;
+                while index < waiting.len() {
+                    let entry = &waiting[index];
+                    let expired = now >= entry.slice.deadline;
+                    if expired || entry.due.is_some_and(|due| now >= due) {
+                        ready.push((waiting.swap_remove(index), expired));
+                    } else {
+                        index += 1;
+                    }
+                }
+            }
+            for (entry, expired) in ready {
+                if expired {
+                    entry.slice.fail(
+                        Error::new(ErrorKind::Timeout, "the peer did not answer in time")
+                            .with("transport", "loopback"),
+                    );
+                } else {
+                    self.serve(entry.slice, entry.fate);
+                }
+            }
+            if self.waiting.lock().is_empty() {
+                return;
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    fn fail_waiting(&self, belongs: impl Fn(&Slice) -> bool, error: &Error) {
+        let mut kept = Vec::new();
+        let mut ended = Vec::new();
+        for entry in std::mem::take(&mut *self.waiting.lock()) {
+            if belongs(&entry.slice) {
+                ended.push(entry.slice);
+            } else {
+                kept.push(entry);
+            }
+        }
+        self.waiting.lock().extend(kept);
+        for slice in ended {
+            slice.fail(error.clone());
+        }
+    }
+}
+
+impl Route for LoopbackRoute {
+    fn split_rule(&self) -> SplitRule {
+        RULE
+    }
+
+    fn submit(&self, slices: &mut dyn Iterator<Item = Slice>, _: Driver) -> Rails {
+        for slice in slices {
+            let closed = self.state.closed.lock().clone();
+            match closed {
+                Some(error) => slice.fail(error),
+                None if self.state.retired.load(Ordering::Acquire) => {
+                    let error = lost("the route is retired");
+                    self.state.recovery.recover(slice, error, Scope::Endpoint);
+                }
+                None => self.take(slice),
+            }
+        }
+        Rails::one(0)
+    }
+
+    fn attend(&self, _: Rails) {}
+
+    fn progress(&self, _: Rails) {}
+
+    fn wait_sources(&self, _: Rails, _: &mut Vec<WaitSource>) {}
+
+    fn release(&self, _: Rails) {}
+
+    fn cancel(&self, owner: OwnerId, error: &Error) {
+        self.state.fail_waiting(|slice| slice.belongs_to(owner), error);
+    }
+
+    fn close(&self, error: &Error) {
+        self.state.closed.lock().get_or_insert(error.clone());
+        self.state.fail_waiting(|_| true, error);
+    }
+
+    fn retire(&self) {
+        self.state.retired.store(true, Ordering::Release);
+        for entry in std::mem::take(&mut *self.state.waiting.lock()) {
+            self.state.recovery.recover(entry.slice, lost("the route is retired"), Scope::Endpoint);
+        }
+    }
+
+    fn is_down(&self) -> bool {
+        false
+    }
+
+    fn dump(&self) -> serde_json::Value {
+        serde_json::json!({ "waiting": self.state.waiting.lock().len() })
+    }
+}
