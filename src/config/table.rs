@@ -191,20 +191,31 @@ settings! {
         tcp_progress_timeout_s: u32 = 30 => timeout_s(),
             [v13("MC_TCP_PROGRESS_TIMEOUT_SEC")], Used;
         /// Requests that may wait for one peer; more are refused.
-        tcp_queued_requests_max: u32 = 65_536 => integer(1, limits::BATCH_REQUESTS_MAX as i64),
+        tcp_queued_requests_max: u32 = limits::BATCH_REQUESTS_MAX as u32
+            => integer(1, limits::BATCH_REQUESTS_MAX as i64),
             [v13("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER").within(1, 65_535)], Used;
         /// Connections served at once; more are closed.
         tcp_connections_max: u32 = 4096 => integer(1, 1_048_576), [], Used;
         /// Time in which a new connection must send its first header.
         tcp_header_timeout_ms: u32 = 10_000 => timeout_ms(), [], Used;
         /// Time a waiting caller polls before it sleeps; 0 is never.
-        tcp_spin_us: u32 = 20 => integer(0, 1_000_000), [], Used;
+        tcp_spin_us: u32 = 50 => integer(0, 1_000_000), [], Used;
         /// Requests from this size on are spread over the connections to a peer.
         tcp_stripe_bytes_min: u64 = 1 << 20 => integer(4096, limits::REQUEST_BYTES_MAX as i64),
             [], Used;
         /// Connections open at once to a peer of the `v1` dialect, which needs one for each
         /// request.
         tcp_v1_connections_max: u32 = 64 => integer(1, 4096), [], Used;
+        /// Congestion control of connections between processes of one host, where pacing only
+        /// costs; empty leaves the system's choice. Unavailable ones are skipped.
+        tcp_local_congestion: String = "reno".to_owned() => Text(16), [], Used;
+        /// Seconds of silence after which the kernel asks whether the peer is still there.
+        tcp_keepalive_s: u32 = 15 => integer(1, 32_767), [], Used;
+    }
+    "Loopback" {
+        /// Faults of the `loopback` transport, for tests: parts of a million and microseconds, as
+        /// in `fail=1000,reset=500,half=0,drop=0,delay_us=50,seed=7`.
+        loopback_faults: String = String::new() => Text(256), [], Used;
     }
     "Topology" {
         /// File with the preference matrix to use instead of what the host tells.
