@@ -6,10 +6,13 @@
 //! at the bottom `error`, `time`, `limits`. A layer never names one above it.
 
 pub mod config;
+pub mod engine;
 pub mod error;
 mod json;
 pub mod limits;
+pub mod memory;
 pub mod metadata;
+pub mod metrics;
 pub mod net;
 pub mod time;
 pub mod transport;

@@ -1,0 +1,437 @@
+//! Life of a batch and its tasks: a state machine of atomics, without sockets or clock.
+//!
+//! A task ends when its last slice ended, so a finished task's memory is no longer in use. Any
+//! thread may report slices; the one that ends the last task wakes the sleepers.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::net::wake::EventFd;
+use crate::transport::{OwnerId, Tasks};
+
+/// Tasks are allocated in runs of this many, as they are submitted.
+const CHUNK: usize = 256;
+
+/// Where a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Not submitted yet.
+    Waiting,
+    /// Submitted, at least one slice is under way.
+    InFlight,
+    /// All bytes are where they belong.
+    Completed,
+    /// At least one slice failed.
+    Failed,
+    /// The owner cancelled it.
+    Cancelled,
+}
+
+const WAITING: u8 = 0;
+const IN_FLIGHT: u8 = 1;
+const COMPLETED: u8 = 2;
+const FAILED: u8 = 3;
+const CANCELLED: u8 = 4;
+
+/// Snapshot of one task.
+#[derive(Clone, Debug)]
+pub struct TaskStatus {
+    /// Where it is.
+    pub state: TaskState,
+    /// Bytes of its finished slices.
+    pub transferred_bytes: u64,
+    /// Why it failed.
+    pub error: Option<Error>,
+}
+
+/// Snapshot of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchProgress {
+    /// Tasks handed in.
+    pub submitted: usize,
+    /// Tasks that ended well.
+    pub completed: usize,
+    /// Tasks that failed or were cancelled.
+    pub failed: usize,
+    /// Bytes moved by all finished slices.
+    pub transferred_bytes: u64,
+}
+
+impl BatchProgress {
+    /// True when no task is under way.
+    pub fn is_done(&self) -> bool {
+        self.completed + self.failed == self.submitted
+    }
+}
+
+#[derive(Default)]
+struct TaskCell {
+    state: AtomicU8,
+    slices_left: AtomicU32,
+    transferred_bytes: AtomicU64,
+    error: Mutex<Option<Error>>,
+}
+
+/// The shared state of one batch.
+pub(super) struct BatchCore {
+    capacity: usize,
+    chunks: Box<[OnceLock<Box<[TaskCell]>>]>,
+    submitted: AtomicUsize,
+    finished: AtomicUsize,
+    failed: AtomicUsize,
+    transferred_bytes: AtomicU64,
+    cancelled: AtomicBool,
+    // Index + 1 of the first task that failed; 0 while none has.
+    first_failed: AtomicUsize,
+    sleepers: AtomicUsize,
+    sleeping: Mutex<Vec<Arc<EventFd>>>,
+    event: OnceLock<EventFd>,
+}
+
+impl BatchCore {
+    /// A batch for up to `capacity` tasks.
+    pub(super) fn new(capacity: usize) -> Result<BatchCore> {
+        if capacity == 0 || capacity > limits::BATCH_REQUESTS_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a batch holds 1 to {} requests", limits::BATCH_REQUESTS_MAX),
+            )
+            .with("capacity", capacity));
+        }
+        let chunks = (0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        Ok(BatchCore {
+            capacity,
+            chunks,
+            submitted: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+            transferred_bytes: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+            first_failed: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            sleeping: Mutex::new(Vec::new()),
+            event: OnceLock::new(),
+        })
+    }
+
+    /// Tasks it can hold.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn cell(&self, index: usize) -> Option<&TaskCell> {
+        if index >= self.capacity {
+            return None;
+        }
+        self.chunks[index / CHUNK].get().map(|chunk| &chunk[index % CHUNK])
+    }
+
+    /// Accepts `count` more tasks and returns the index of the first. The caller serialises calls
+    /// and must give each task its slices with [`BatchCore::start`].
+    pub(super) fn accept(&self, count: usize) -> Result<usize> {
+        let first = self.submitted.load(Ordering::Acquire);
+        if self.cancelled.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::InvalidState, "the batch was cancelled"));
+        }
+        if count > self.capacity - first {
+            return Err(Error::new(ErrorKind::TooManyRequests, "the batch is full")
+                .with("capacity", self.capacity)
+                .with("submitted", first)
+                .with("requested", count));
+        }
+        if count == 0 {
+            return Ok(first);
+        }
+        for index in (first / CHUNK)..=((first + count - 1) / CHUNK) {
+            let length = CHUNK.min(self.capacity - index * CHUNK);
+            self.chunks[index].get_or_init(|| (0..length).map(|_| TaskCell::default()).collect());
+        }
+        if let Some(event) = self.event.get() {
+            event.clear();
+        }
+        self.submitted.store(first + count, Ordering::SeqCst);
+        Ok(first)
+    }
+
+    /// Task `index` consists of `slices` slices; with none it is complete at once.
+    pub(super) fn start(&self, index: usize, slices: u32) {
+        let Some(cell) = self.cell(index) else { return };
+        cell.transferred_bytes.store(0, Ordering::Relaxed);
+        cell.slices_left.store(slices.max(1), Ordering::Relaxed);
+        cell.state.store(IN_FLIGHT, Ordering::Release);
+        if slices == 0 {
+            self.slice_ended(index, cell);
+        }
+    }
+
+    fn slice_ended(&self, index: usize, cell: &TaskCell) {
+        if cell.slices_left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let state = match &*cell.error.lock() {
+            None => COMPLETED,
+            Some(error) if error.kind() == ErrorKind::Cancelled => CANCELLED,
+            Some(_) => FAILED,
+        };
+        cell.state.store(state, Ordering::Release);
+        if state != COMPLETED {
+            self.failed.fetch_add(1, Ordering::AcqRel);
+            let _ = self.first_failed.compare_exchange(
+                0,
+                index + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+        let finished = self.finished.fetch_add(1, Ordering::SeqCst) + 1;
+        if finished == self.submitted.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(event) = self.event.get() {
+            event.signal();
+        }
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            for sleeper in self.sleeping.lock().iter() {
+                sleeper.signal();
+            }
+        }
+    }
+
+    /// True when no task is under way.
+    pub(super) fn is_done(&self) -> bool {
+        self.finished.load(Ordering::SeqCst) == self.submitted.load(Ordering::SeqCst)
+    }
+
+    /// Snapshot of the whole batch.
+    pub(super) fn progress(&self) -> BatchProgress {
+        // `finished` first: it never runs ahead of `submitted` or `failed` read after it.
+        let finished = self.finished.load(Ordering::SeqCst);
+        let failed = self.failed.load(Ordering::Acquire).min(finished);
+        BatchProgress {
+            submitted: self.submitted.load(Ordering::SeqCst),
+            completed: finished - failed,
+            failed,
+            transferred_bytes: self.transferred_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Snapshot of one submitted task.
+    pub(super) fn task(&self, index: usize) -> Result<TaskStatus> {
+        let submitted = self.submitted.load(Ordering::Acquire);
+        let cell = if index < submitted { self.cell(index) } else { None };
+        let Some(cell) = cell else {
+            return Err(Error::new(ErrorKind::InvalidArgument, "no such task in the batch")
+                .with("index", index)
+                .with("submitted", submitted));
+        };
+        let state = match cell.state.load(Ordering::Acquire) {
+            WAITING => TaskState::Waiting,
+            IN_FLIGHT => TaskState::InFlight,
+            COMPLETED => TaskState::Completed,
+            CANCELLED => TaskState::Cancelled,
+            _ => TaskState::Failed,
+        };
+        let error = match state {
+            TaskState::Failed | TaskState::Cancelled => cell.error.lock().clone(),
+            _ => None,
+        };
+        Ok(TaskStatus {
+            state,
+            transferred_bytes: cell.transferred_bytes.load(Ordering::Relaxed),
+            error,
+        })
+    }
+
+    /// Why the first failed task failed.
+    pub(super) fn first_error(&self) -> Option<Error> {
+        let index = self.first_failed.load(Ordering::Acquire).checked_sub(1)?;
+        self.cell(index)?.error.lock().clone()
+    }
+
+    /// Marks the batch as cancelled; the engine then ends its slices.
+    pub(super) fn set_cancelled(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Makes a finished batch empty again.
+    pub(super) fn reset(&self) -> Result<()> {
+        if !self.is_done() {
+            return Err(Error::new(ErrorKind::Busy, "the batch has tasks in flight"));
+        }
+        for cell in self.chunks.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter()) {
+            if cell.state.swap(WAITING, Ordering::AcqRel) >= FAILED {
+                *cell.error.lock() = None;
+            }
+        }
+        self.failed.store(0, Ordering::Release);
+        self.first_failed.store(0, Ordering::Release);
+        self.transferred_bytes.store(0, Ordering::Relaxed);
+        self.finished.store(0, Ordering::SeqCst);
+        self.submitted.store(0, Ordering::SeqCst);
+        self.cancelled.store(false, Ordering::Release);
+        if let Some(event) = self.event.get() {
+            event.clear();
+        }
+        Ok(())
+    }
+
+    /// A descriptor that is readable while all submitted tasks are done and at least one was
+    /// submitted. Owned by the batch.
+    pub(super) fn event_fd(&self) -> Result<RawFd> {
+        if self.event.get().is_none() {
+            // A second thread's descriptor is dropped by the losing `set`.
+            let _ = self.event.set(EventFd::new()?);
+        }
+        let Some(event) = self.event.get() else {
+            return Err(Error::new(ErrorKind::Internal, "the event descriptor vanished"));
+        };
+        if self.is_done() && self.submitted.load(Ordering::SeqCst) > 0 {
+            event.signal();
+        }
+        Ok(event.as_raw_fd())
+    }
+
+    /// From now on the end of the batch signals `sleeper`. The caller checks `is_done` again
+    /// afterwards and calls [`BatchCore::remove_sleeper`] when it woke.
+    pub(super) fn add_sleeper(&self, sleeper: &Arc<EventFd>) {
+        self.sleeping.lock().push(Arc::clone(sleeper));
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Undoes [`BatchCore::add_sleeper`].
+    pub(super) fn remove_sleeper(&self, sleeper: &Arc<EventFd>) {
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.sleeping.lock().retain(|s| !Arc::ptr_eq(s, sleeper));
+        sleeper.clear();
+    }
+}
+
+impl Tasks for BatchCore {
+    fn owner(&self) -> OwnerId {
+        OwnerId(std::ptr::from_ref(self) as usize)
+    }
+
+    fn slice_completed(&self, task: u32, bytes: u64) {
+        let index = task as usize;
+        if let Some(cell) = self.cell(index) {
+            cell.transferred_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.transferred_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.slice_ended(index, cell);
+        }
+    }
+
+    fn slice_failed(&self, task: u32, error: Error) {
+        let index = task as usize;
+        if let Some(cell) = self.cell(index) {
+            cell.error.lock().get_or_insert(error);
+            self.slice_ended(index, cell);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Error {
+        Error::new(ErrorKind::ConnectionLost, "broken")
+    }
+
+    #[test]
+    fn a_task_ends_with_its_last_slice() {
+        let batch = BatchCore::new(4).unwrap();
+        assert_eq!(batch.accept(2).unwrap(), 0);
+        batch.start(0, 2);
+        batch.start(1, 1);
+        batch.slice_completed(0, 10);
+        assert_eq!(batch.task(0).unwrap().state, TaskState::InFlight);
+        batch.slice_failed(0, failure());
+        assert_eq!(batch.task(0).unwrap().state, TaskState::Failed);
+        assert_eq!(batch.task(0).unwrap().transferred_bytes, 10);
+        assert!(!batch.is_done());
+        batch.slice_completed(1, 5);
+        let progress = batch.progress();
+        assert!(progress.is_done());
+        assert_eq!((progress.completed, progress.failed, progress.transferred_bytes), (1, 1, 15));
+        assert_eq!(batch.first_error().unwrap().kind(), ErrorKind::ConnectionLost);
+    }
+
+    #[test]
+    fn capacity_counts_over_the_whole_life_until_reset() {
+        let batch = BatchCore::new(3).unwrap();
+        batch.accept(2).unwrap();
+        assert_eq!(batch.accept(2).unwrap_err().kind(), ErrorKind::TooManyRequests);
+        assert_eq!(batch.reset().unwrap_err().kind(), ErrorKind::Busy);
+        batch.start(0, 0);
+        batch.start(1, 0);
+        assert!(batch.is_done());
+        batch.reset().unwrap();
+        assert_eq!(batch.accept(3).unwrap(), 0);
+    }
+
+    #[test]
+    fn event_descriptor_follows_the_batch() {
+        let batch = BatchCore::new(2).unwrap();
+        batch.event_fd().unwrap();
+        assert!(!batch.event.get().unwrap().is_signalled());
+        batch.accept(1).unwrap();
+        batch.start(0, 1);
+        batch.slice_completed(0, 1);
+        assert!(batch.event.get().unwrap().is_signalled());
+        batch.accept(1).unwrap();
+        assert!(!batch.event.get().unwrap().is_signalled());
+        batch.start(1, 0);
+        assert!(batch.event.get().unwrap().is_signalled());
+    }
+
+    /// Random slices reported by several threads, against a plain counter.
+    #[test]
+    fn concurrent_reports_agree_with_a_counter() {
+        for seed in 0..50u64 {
+            let tasks = 1 + (seed as usize * 7) % 400;
+            let batch = Arc::new(BatchCore::new(tasks).unwrap());
+            batch.accept(tasks).unwrap();
+            let slices: Vec<u32> =
+                (0..tasks).map(|i| ((seed as u32 * 31 + i as u32 * 17) % 5) + 1).collect();
+            for (index, count) in slices.iter().enumerate() {
+                batch.start(index, *count);
+            }
+            let failing = |task: usize| (task as u64 + seed).is_multiple_of(3);
+            std::thread::scope(|scope| {
+                for part in 0..3 {
+                    let (batch, slices) = (&batch, &slices);
+                    scope.spawn(move || {
+                        for (task, count) in slices.iter().enumerate() {
+                            for slice in 0..*count {
+                                if slice % 3 != part {
+                                    continue;
+                                }
+                                if slice == 0 && failing(task) {
+                                    batch.slice_failed(task as u32, failure());
+                                } else {
+                                    batch.slice_completed(task as u32, 1);
+                                }
+                            }
+                        }
+                    });
+                }
+            });
+            let progress = batch.progress();
+            let expected = (0..tasks).filter(|t| failing(*t)).count();
+            assert!(progress.is_done(), "seed {seed}");
+            assert_eq!(progress.failed, expected, "seed {seed}");
+        }
+    }
+}

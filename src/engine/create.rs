@@ -1,0 +1,394 @@
+//! Putting an engine together: names, ports, transports, metadata, in that order.
+
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once, Weak};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{unknown_environment_names, EngineConfig, ProcessEnvironment};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::descriptor::{Dialect, SegmentDescriptor};
+use crate::metadata::directory::StoreDirectory;
+use crate::metadata::document::RpcMeta;
+use crate::metadata::handshake_server::{HandshakeHandler, HandshakeServer};
+use crate::metadata::memory::MemoryStore;
+use crate::metadata::p2p::{HandshakeClient, OwnSegment, P2pDirectory};
+use crate::metadata::Directory;
+use crate::metrics::Metrics;
+use crate::net::address::{self, Family, MetadataAddress};
+use crate::net::handshake::{ConnectionMessage, NotifyMessage, NULL_LINE};
+use crate::net::interface::{self, ChoiceRules};
+use crate::net::port::{bind_listener, PortRule};
+use crate::transport::loopback::{self, Faults, Loopback};
+use crate::transport::tcp::{Settings, Tcp};
+use crate::transport::{Recovery, RegionTable, Transport};
+
+use super::control::{Control, SegmentRecovery};
+use super::notify::{Inbox, Notification};
+use super::registry::Registry;
+use super::segment::{SegmentState, SegmentTable};
+use super::{Engine, Owner, Shared};
+
+impl Engine {
+    /// Starts an engine: binds its ports, starts its threads, publishes its descriptor. Blocks for
+    /// the metadata service where there is one.
+    pub fn create(mut config: EngineConfig) -> Result<Engine> {
+        config.check()?;
+        warn_once(&config);
+        let directory = Lookup::parse(&config)?;
+        let protocols = chosen_protocols(&config)?;
+        let names = Names::choose(&config)?;
+        let listener = bind_listener(
+            names.listen,
+            port_rule(names.rpc_port, &config),
+            true,
+            config.handshake_backlog,
+        )
+        .map_err(|error| error.with("for", "the handshake plane"))?;
+        let rpc_port = local_port(&listener)?;
+        let local_name = match directory {
+            Lookup::Store(_) if !names.given.is_empty() => names.given.clone(),
+            _ => address::join_host_port(&names.host, rpc_port),
+        };
+        let mut instance = [0; 16];
+        crate::net::random::fill(&mut instance)?;
+        let registry = Arc::new(Registry::default());
+        let recovery = Arc::new(SegmentRecovery::new());
+        let metrics = Arc::new(Metrics::default());
+        let parts = Parts {
+            config: &config,
+            listen: names.listen,
+            host: &names.host,
+            instance,
+            name: &local_name,
+            table: Arc::clone(&registry) as Arc<dyn RegionTable>,
+            recovery: Arc::clone(&recovery) as Arc<dyn Recovery>,
+            metrics: &metrics,
+        };
+        let transports =
+            protocols.iter().map(|protocol| parts.make(protocol)).collect::<Result<Vec<_>>>()?;
+        let (control, jobs) = Control::new();
+        let segments = SegmentTable::default();
+        let local_route = loopback::local_route(
+            Arc::clone(&registry) as Arc<dyn RegionTable>,
+            Arc::clone(&recovery) as Arc<dyn Recovery>,
+        );
+        segments.insert(&local_name, SegmentState::local(local_route))?;
+        let shared = Arc::new_cyclic(|own: &Weak<Shared>| Shared {
+            directory: directory.open(&config, Weak::clone(own) as Weak<dyn OwnSegment>),
+            local_name,
+            location: RpcMeta { ip_or_host_name: names.host, rpc_port },
+            listen: names.listen,
+            instance,
+            host_id: host_id(),
+            reasons: names.reasons,
+            registry,
+            transports: RwLock::new(transports),
+            recovery: Arc::clone(&recovery) as Arc<dyn Recovery>,
+            segments,
+            control,
+            handshake: Mutex::new(None),
+            notifications: Inbox::default(),
+            metrics,
+            registration: Mutex::new(()),
+            descriptor: Mutex::new(None),
+            wakers: Mutex::default(),
+            idle_batches: Mutex::default(),
+            closed: AtomicBool::new(false),
+            config,
+        });
+        recovery.connect(&shared);
+        // From here on an error drops the owner, which ends what was started.
+        let engine = Engine(Arc::new(Owner(Arc::clone(&shared))));
+        shared.control.start(&shared, &jobs)?;
+        let handler = Arc::new(Handler(Arc::downgrade(&shared)));
+        let server = HandshakeServer::start(listener, handler, shared.config.handshake_bytes_max)?;
+        *shared.handshake.lock() = Some(server);
+        shared.publish()?;
+        Ok(engine)
+    }
+}
+
+/// Adds a transport to a running engine.
+pub(super) fn install_transport(shared: &Arc<Shared>, protocol: &str) -> Result<()> {
+    let _registration = shared.registration.lock();
+    shared.ensure_open()?;
+    if shared.transports.read().iter().any(|transport| transport.name() == protocol) {
+        return Ok(());
+    }
+    let parts = Parts {
+        config: &shared.config,
+        listen: shared.listen,
+        host: &shared.location.ip_or_host_name,
+        instance: shared.instance,
+        name: &shared.local_name,
+        table: Arc::clone(&shared.registry) as Arc<dyn RegionTable>,
+        recovery: Arc::clone(&shared.recovery),
+        metrics: &shared.metrics,
+    };
+    let transport = parts.make(protocol)?;
+    for entry in shared.registry.entries() {
+        match transport.register(&entry.region) {
+            Ok(keys) => shared.registry.add_keys(entry.region.address(), keys),
+            Err(error) => {
+                transport.shutdown();
+                return Err(error.with("transport", protocol));
+            }
+        }
+    }
+    shared.transports.write().push(transport);
+    shared.publish()
+}
+
+pub(super) fn handshake_client(config: &EngineConfig) -> HandshakeClient {
+    HandshakeClient {
+        family: Family::Any,
+        bytes_max: config.handshake_bytes_max,
+        connect_timeout: Duration::from_millis(config.handshake_connect_timeout_ms.into()),
+        default_port: config.handshake_port,
+    }
+}
+
+/// Which transports an engine starts with.
+fn chosen_protocols(config: &EngineConfig) -> Result<Vec<String>> {
+    let protocol = if config.force_tcp { "tcp" } else { config.protocol.as_str() };
+    Ok(match protocol {
+        "" | "tcp" => vec!["tcp".to_owned()],
+        "none" => Vec::new(),
+        other => vec![known_protocol(other)?.to_owned()],
+    })
+}
+
+fn known_protocol(protocol: &str) -> Result<&str> {
+    match protocol {
+        "tcp" | "loopback" => Ok(protocol),
+        "rdma" | "ascend" | "nvlink" | "cxl" | "nvmeof" => Err(Error::new(
+            ErrorKind::Unsupported,
+            "this transport is known, but not part of this build",
+        )
+        .with("protocol", protocol)),
+        _ => Err(Error::new(ErrorKind::UnknownProtocol, "no such transport")
+            .with("protocol", protocol.escape_debug())
+            .with("available", "tcp,loopback")),
+    }
+}
+
+/// What transports are made from.
+struct Parts<'a> {
+    config: &'a EngineConfig,
+    listen: Option<IpAddr>,
+    host: &'a str,
+    instance: [u8; 16],
+    name: &'a str,
+    table: Arc<dyn RegionTable>,
+    recovery: Arc<dyn Recovery>,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Parts<'_> {
+    fn make(&self, protocol: &str) -> Result<Arc<dyn Transport>> {
+        if known_protocol(protocol)? == "loopback" {
+            let faults = Faults::parse(&self.config.loopback_faults)?;
+            let recovery = Arc::clone(&self.recovery);
+            return Ok(Arc::new(Loopback::new(self.instance, &self.table, recovery, faults)));
+        }
+        let listener = bind_listener(
+            self.listen,
+            port_rule(self.config.data_port, self.config),
+            true,
+            self.config.handshake_backlog.max(1024),
+        )
+        .map_err(|error| error.with("for", "the TCP data plane"))?;
+        let settings = Settings::new(self.config, self.instance, self.name, self.host);
+        let tcp = Tcp::start(
+            settings,
+            listener,
+            Arc::clone(&self.table),
+            Arc::clone(&self.recovery),
+            Arc::clone(self.metrics),
+        )?;
+        Ok(Arc::new(tcp))
+    }
+}
+
+fn port_rule(port: u16, config: &EngineConfig) -> PortRule {
+    match port {
+        0 => PortRule::Range { min: config.port_min, max: config.port_max },
+        port => PortRule::Fixed(port),
+    }
+}
+
+fn local_port(listener: &TcpListener) -> Result<u16> {
+    listener
+        .local_addr()
+        .map(|address| address.port())
+        .map_err(|error| Error::io(ErrorKind::Resource, "a listening socket has no address", error))
+}
+
+/// How names will be looked up.
+enum Lookup {
+    P2p,
+    Store(StoreDirectory),
+}
+
+impl Lookup {
+    fn parse(config: &EngineConfig) -> Result<Lookup> {
+        let unsupported = |scheme: &str| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "this metadata service is known, but not part of this build",
+            )
+            .with("scheme", scheme)
+        };
+        match address::parse_metadata(&config.metadata)? {
+            MetadataAddress::P2pHandshake => Ok(Lookup::P2p),
+            MetadataAddress::Memory(hub) => {
+                let store = MemoryStore::shared(&hub);
+                Ok(Lookup::Store(StoreDirectory::new(store, &config.cluster_id)))
+            }
+            MetadataAddress::Http(_) => Err(unsupported("http")),
+            MetadataAddress::Etcd(_) => Err(unsupported("etcd")),
+            MetadataAddress::Redis(_) => Err(unsupported("redis")),
+        }
+    }
+
+    fn open(self, config: &EngineConfig, own: Weak<dyn OwnSegment>) -> Arc<dyn Directory> {
+        match self {
+            Lookup::P2p => Arc::new(P2pDirectory::new(handshake_client(config), own)),
+            Lookup::Store(directory) => Arc::new(directory),
+        }
+    }
+}
+
+/// What the engine is called, where it is reached and where it listens.
+struct Names {
+    /// As the caller gave it.
+    given: String,
+    host: String,
+    rpc_port: u16,
+    listen: Option<IpAddr>,
+    reasons: Vec<String>,
+}
+
+impl Names {
+    fn choose(config: &EngineConfig) -> Result<Names> {
+        let mut reasons = Vec::new();
+        let interfaces = interface::enumerate()?;
+        let given = config.local_name.clone();
+        let parsed = match given.as_str() {
+            "" => None,
+            text => Some(address::parse_host_port(text, config.handshake_port)?),
+        };
+        let p2p = config.metadata == "P2PHANDSHAKE";
+        let here = |host: &str| {
+            address::literal(host).is_some_and(|address| {
+                address.is_loopback() || interfaces.iter().any(|i| i.address == address)
+            })
+        };
+        let host_of_name = parsed.as_ref().map(|p| p.host.as_str()).filter(|h| !h.is_empty());
+        let (host, why) = match (host_of_name, &config.publish_address) {
+            (Some(host), _) if p2p || config.legacy_rpc_port_binding => {
+                (host.to_owned(), "the host of the local name")
+            }
+            (_, Some(address)) => (address.clone(), "the setting publish_address"),
+            (Some(host), None) if here(host) => {
+                (host.to_owned(), "the host of the local name, an address of this host")
+            }
+            _ => {
+                let rules = ChoiceRules { use_ipv6: config.use_ipv6 };
+                let (chosen, mut skipped) = interface::choose(&interfaces, rules);
+                reasons.append(&mut skipped);
+                match chosen {
+                    Some(address) => (address.to_string(), "the best interface"),
+                    None if config.use_ipv6 => ("::1".to_owned(), "no interface has an address"),
+                    None => ("127.0.0.1".to_owned(), "no interface has an address"),
+                }
+            }
+        };
+        reasons.push(format!("published host {host}: {why}"));
+        let rpc_port = match (&parsed, config.rpc_port) {
+            (Some(parsed), 0) if config.legacy_rpc_port_binding => parsed.port,
+            (_, port) => port,
+        };
+        let bind = match &config.bind_address {
+            Some(text) => Some(one_address(text)?),
+            None => None,
+        };
+        let publish = config.publish_address.as_deref().and_then(address::literal);
+        let (listen, why) = interface::listen_address(bind, publish, &interfaces);
+        reasons.push(why);
+        Ok(Names { given, host, rpc_port, listen, reasons })
+    }
+}
+
+/// The address to bind to: a literal, or the first one that a name stands for.
+fn one_address(text: &str) -> Result<IpAddr> {
+    if let Some(literal) = address::literal(text) {
+        return Ok(literal);
+    }
+    let addresses = address::resolve(text, 0, Family::Any)?;
+    match addresses.first() {
+        Some(first) => Ok(first.ip()),
+        None => Err(Error::new(ErrorKind::InvalidAddress, "the name has no address")
+            .with("bind_address", text)),
+    }
+}
+
+/// Tells engines of one host from others: the boot, which containers of one host share.
+fn host_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn warn_once(config: &EngineConfig) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for name in unknown_environment_names(&ProcessEnvironment) {
+            log::warn!("environment {name} is not known to this library and has no effect");
+        }
+    });
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+}
+
+/// What the handshake plane asks of the engine.
+struct Handler(Weak<Shared>);
+
+impl HandshakeHandler for Handler {
+    fn descriptor_line(&self) -> Vec<u8> {
+        let Some(shared) = self.0.upgrade() else { return NULL_LINE.to_vec() };
+        let descriptor = shared.own_descriptor();
+        let line = descriptor.encode_line(Dialect::V0_3_13);
+        if line.len() < shared.config.handshake_bytes_max || descriptor.native.is_none() {
+            return line;
+        }
+        // Too long for one message: peers can do without what only native peers read.
+        SegmentDescriptor { native: None, ..(*descriptor).clone() }.encode_line(Dialect::V0_3_13)
+    }
+
+    fn notify(&self, message: NotifyMessage) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
+        let notification = Notification { name: message.name, message: message.notify_msg };
+        let taken = shared.notifications.push(notification);
+        match taken {
+            true => shared.metrics.notifications_received.inc(),
+            false => shared.metrics.notifications_dropped.inc(),
+        };
+        taken
+    }
+
+    fn connection_line(&self, _: &[u8]) -> Vec<u8> {
+        // What a 0.3.13 engine without RDMA answers.
+        ConnectionMessage::default().encode_line()
+    }
+}
+
+impl OwnSegment for Shared {
+    fn descriptor(&self) -> Option<Arc<SegmentDescriptor>> {
+        Some(self.own_descriptor())
+    }
+}

@@ -1,0 +1,239 @@
+//! Open segments: what was published about them, the route to them, and slices that wait for a
+//! repair of either.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::transport::{Operation, PeerAddress, Route, Scope, Slice};
+
+use super::remote::{Found, RemoteIndex};
+
+/// A handle to an open segment: index in the low half, generation in the high half. A closed
+/// handle is never given out again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SegmentId(pub u64);
+
+/// The engine's own segment.
+pub const LOCAL_SEGMENT: SegmentId = SegmentId(0);
+
+/// A buffer of an open segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentBuffer {
+    /// First address in the owner's process.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Where the memory lives, `*` where the owner does not say.
+    pub location: String,
+}
+
+/// The present knowledge about a segment. Replaced as a whole by a refresh.
+pub(super) struct SegmentState {
+    /// `None` for the local segment, whose buffers are looked up where they are.
+    pub(super) peer: Option<Arc<PeerAddress>>,
+    pub(super) transport: &'static str,
+    pub(super) route: Arc<dyn Route>,
+    index: RemoteIndex,
+}
+
+impl SegmentState {
+    pub(super) fn remote(
+        peer: Arc<PeerAddress>,
+        transport: &'static str,
+        route: Arc<dyn Route>,
+    ) -> SegmentState {
+        let index = RemoteIndex::new(&peer.descriptor);
+        SegmentState { peer: Some(peer), transport, route, index }
+    }
+
+    pub(super) fn local(route: Arc<dyn Route>) -> SegmentState {
+        SegmentState { peer: None, transport: "loopback", route, index: RemoteIndex::default() }
+    }
+
+    pub(super) fn find(&self, address: u64, length: u64, operation: Operation) -> Found {
+        match self.peer {
+            Some(_) => self.index.find(address, length, operation),
+            None => Found::Key(0),
+        }
+    }
+}
+
+/// A slice that failed and may be tried again after a repair.
+pub(super) struct Parked {
+    pub(super) slice: Slice,
+    pub(super) error: Error,
+    pub(super) scope: Scope,
+}
+
+/// One open segment.
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    pub(super) name: String,
+    state: ArcSwapOption<SegmentState>,
+    /// Held during a refresh, so that callers who need one share it.
+    pub(super) refreshing: Mutex<()>,
+    parked: Mutex<Vec<Parked>>,
+    repair_queued: AtomicBool,
+}
+
+impl Segment {
+    fn new(id: SegmentId, name: &str, state: SegmentState) -> Segment {
+        Segment {
+            id,
+            name: name.to_owned(),
+            state: ArcSwapOption::from_pointee(state),
+            refreshing: Mutex::new(()),
+            parked: Mutex::new(Vec::new()),
+            repair_queued: AtomicBool::new(false),
+        }
+    }
+
+    /// The present knowledge.
+    pub(super) fn state(&self) -> Result<Arc<SegmentState>> {
+        self.state.load_full().ok_or_else(closed_handle)
+    }
+
+    /// Calls `body` with the present knowledge, without counting references.
+    pub(super) fn with_state<T>(&self, body: impl FnOnce(&SegmentState) -> T) -> Result<T> {
+        match self.state.load().as_ref() {
+            Some(state) => Ok(body(state)),
+            None => Err(closed_handle()),
+        }
+    }
+
+    /// Replaces the knowledge and returns the former one.
+    pub(super) fn replace(&self, state: Option<SegmentState>) -> Option<Arc<SegmentState>> {
+        self.state.swap(state.map(Arc::new))
+    }
+
+    /// Puts a slice aside; true if the caller must queue a repair.
+    pub(super) fn park(&self, parked: Parked) -> bool {
+        self.parked.lock().push(parked);
+        !self.repair_queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// Takes what is parked. A slice parked afterwards queues a new repair.
+    pub(super) fn take_parked(&self) -> Vec<Parked> {
+        self.repair_queued.store(false, Ordering::Release);
+        std::mem::take(&mut *self.parked.lock())
+    }
+
+    /// Takes the parked slices that `belongs` chooses.
+    pub(super) fn unpark(&self, belongs: impl Fn(&Slice) -> bool) -> Vec<Slice> {
+        let mut parked = self.parked.lock();
+        let (chosen, kept) =
+            std::mem::take(&mut *parked).into_iter().partition(|p| belongs(&p.slice));
+        *parked = kept;
+        drop(parked);
+        let chosen: Vec<Parked> = chosen;
+        chosen.into_iter().map(|parked| parked.slice).collect()
+    }
+}
+
+fn closed_handle() -> Error {
+    Error::new(ErrorKind::InvalidHandle, "the segment handle is closed or was never given out")
+}
+
+struct Slot {
+    generation: u32,
+    segment: Option<Arc<Segment>>,
+    opens: u32,
+}
+
+#[derive(Default)]
+struct Inner {
+    slots: Vec<Slot>,
+    by_name: HashMap<String, SegmentId>,
+    free: Vec<u32>,
+}
+
+/// All open segments of an engine.
+#[derive(Default)]
+pub(super) struct SegmentTable {
+    inner: RwLock<Inner>,
+}
+
+impl SegmentTable {
+    /// The segment behind a handle.
+    pub(super) fn get(&self, id: SegmentId) -> Result<Arc<Segment>> {
+        let inner = self.inner.read();
+        let slot = inner.slots.get((id.0 & u64::from(u32::MAX)) as usize);
+        match slot {
+            Some(Slot { generation, segment: Some(segment), .. })
+                if u64::from(*generation) == id.0 >> 32 =>
+            {
+                Ok(Arc::clone(segment))
+            }
+            _ => Err(closed_handle().with("handle", id.0)),
+        }
+    }
+
+    /// The segment with that name, counted as opened once more if `count`.
+    pub(super) fn find(&self, name: &str, count: bool) -> Option<Arc<Segment>> {
+        let mut inner = self.inner.write();
+        let id = *inner.by_name.get(name)?;
+        let slot = inner.slots.get_mut((id.0 & u64::from(u32::MAX)) as usize)?;
+        if count {
+            slot.opens = slot.opens.saturating_add(1);
+        }
+        slot.segment.clone()
+    }
+
+    /// Adds a segment; if another thread added the name first, that one is opened instead.
+    pub(super) fn insert(&self, name: &str, state: SegmentState) -> Result<Arc<Segment>> {
+        if let Some(segment) = self.find(name, true) {
+            return Ok(segment);
+        }
+        let mut inner = self.inner.write();
+        if inner.by_name.len() >= limits::SEGMENTS_MAX {
+            return Err(Error::new(ErrorKind::LimitReached, "too many open segments")
+                .with("limit", limits::SEGMENTS_MAX));
+        }
+        let index = match inner.free.pop() {
+            Some(index) => index,
+            None => {
+                inner.slots.push(Slot { generation: 0, segment: None, opens: 0 });
+                (inner.slots.len() - 1) as u32
+            }
+        };
+        let slot = &mut inner.slots[index as usize];
+        let id = SegmentId(u64::from(slot.generation) << 32 | u64::from(index));
+        let segment = Arc::new(Segment::new(id, name, state));
+        slot.segment = Some(Arc::clone(&segment));
+        slot.opens = 1;
+        inner.by_name.insert(name.to_owned(), id);
+        Ok(segment)
+    }
+
+    /// Takes back one opening; returns the segment when it was the last one.
+    pub(super) fn close(&self, id: SegmentId) -> Result<Option<Arc<Segment>>> {
+        let segment = self.get(id)?;
+        let mut inner = self.inner.write();
+        let index = (id.0 & u64::from(u32::MAX)) as usize;
+        let Some(slot) = inner.slots.get_mut(index) else { return Err(closed_handle()) };
+        if slot.opens > 1 || index == 0 {
+            slot.opens = slot.opens.saturating_sub(1).max(1);
+            return Ok(None);
+        }
+        slot.segment = None;
+        slot.opens = 0;
+        // A slot whose generations are used up stays empty for ever.
+        if let Some(next) = slot.generation.checked_add(1) {
+            slot.generation = next;
+            inner.free.push(index as u32);
+        }
+        inner.by_name.remove(&segment.name);
+        Ok(Some(segment))
+    }
+
+    /// Every open segment.
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.inner.read().slots.iter().filter_map(|slot| slot.segment.clone()).collect()
+    }
+}

@@ -1,0 +1,71 @@
+//! Waiting for a batch: the calling thread moves bytes itself, spins for a bounded time, sleeps.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::net::wake::{sleep_on, EventFd};
+use crate::transport::{Rails, WaitSource};
+
+use super::batch::BatchCore;
+use super::segment::Segment;
+use super::Shared;
+
+/// Longest sleep in one go. A connection that another thread replaces during the sleep is noticed
+/// after this time at the latest.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
+
+impl Shared {
+    /// Drives `used` until the batch is done or the deadline passes.
+    pub(super) fn wait(&self, core: &BatchCore, used: &[(Arc<Segment>, Rails)], deadline: Instant) {
+        let spin = Duration::from_micros(self.config.tcp_spin_us.into());
+        let mut spin_until: Option<Instant> = None;
+        let mut sources: Vec<WaitSource> = Vec::new();
+        loop {
+            for (segment, rails) in used {
+                let _ = segment.with_state(|state| state.route.progress(*rails));
+            }
+            if core.is_done() {
+                return;
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return;
+            }
+            if now < *spin_until.get_or_insert(now + spin) {
+                // Yielding lets a peer on the same core answer; without one it costs nothing.
+                std::thread::yield_now();
+                continue;
+            }
+            let Ok(waker) = self.borrow_waker() else {
+                std::thread::sleep(Duration::from_micros(50));
+                continue;
+            };
+            core.add_sleeper(&waker);
+            if !core.is_done() {
+                sources.clear();
+                for (segment, rails) in used {
+                    let _ =
+                        segment.with_state(|state| state.route.wait_sources(*rails, &mut sources));
+                }
+                let raw: Vec<_> = sources.iter().map(|s| (s.fd, s.writable)).collect();
+                sleep_on(&waker, &raw, deadline.saturating_duration_since(now).min(SLEEP_MAX));
+            }
+            core.remove_sleeper(&waker);
+            self.return_waker(waker);
+        }
+    }
+
+    fn borrow_waker(&self) -> crate::error::Result<Arc<EventFd>> {
+        match self.wakers.lock().pop() {
+            Some(waker) => Ok(waker),
+            None => EventFd::new().map(Arc::new),
+        }
+    }
+
+    fn return_waker(&self, waker: Arc<EventFd>) {
+        let mut wakers = self.wakers.lock();
+        if !self.is_closed() {
+            wakers.push(waker);
+        }
+    }
+}
