@@ -116,3 +116,6 @@ pub const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Longest wait of a cancelling thread for a slice that a control thread is just handing over.
 pub const CANCEL_HANDOVER: Duration = Duration::from_millis(200);
+
+/// Longest v2 request made of a longer one: as with native frames, others may go in between.
+pub const V2_SLICE_BYTES_MAX: u64 = 16 << 20;

@@ -49,6 +49,11 @@ impl Pieces {
         self.pieces.len() >= limits::IOV_MAX
     }
 
+    /// True when only one piece more fits.
+    pub fn is_nearly_full(&self) -> bool {
+        self.pieces.len() + 1 >= limits::IOV_MAX
+    }
+
     /// Total bytes named.
     pub fn bytes(&self) -> usize {
         self.bytes

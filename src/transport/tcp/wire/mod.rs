@@ -1,3 +1,4 @@
-//! Bytes of the TCP data plane, one file per dialect.
+//! Bytes of the three protocols of the data port: upstream's v1 and v2, and the native one.
 
+pub mod native;
 pub mod v1v2;

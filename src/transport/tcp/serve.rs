@@ -1,0 +1,295 @@
+//! The serving side: one connection of a peer, whatever it speaks.
+//!
+//! The first eight bytes tell the protocols apart. Nothing a peer sends is used before it was
+//! checked against the registered regions, and a connection costs a bounded amount of memory and,
+//! while it owes bytes, of time. Entered by the I/O thread that owns the connection, only.
+
+mod native;
+mod upstream;
+
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::net::epoll::{Epoll, Interest};
+use crate::transport::RegionTable;
+
+use super::settings::Settings;
+use super::socket;
+use super::stream::{Broken, Incoming, Outgoing, Received};
+use super::wire::native::MAGIC;
+
+/// Replies that may wait for a peer that does not read; then its requests are not read either.
+const BACKLOG_BYTES: u64 = 8 << 20;
+/// Rounds of one call, so that one busy peer cannot starve the others of its thread.
+const ROUNDS: usize = 64;
+/// How long a closing connection is kept so that the peer can read the last reply.
+const CLOSING_TIME: Duration = Duration::from_secs(2);
+/// Payload that is thrown away while closing.
+const CLOSING_BYTES_MAX: u64 = 64 << 20;
+
+/// What all served connections share.
+pub(super) struct ServeContext {
+    pub(super) settings: Arc<Settings>,
+    pub(super) table: Arc<dyn RegionTable>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Connections being served by all threads.
+    pub(super) serving: AtomicUsize,
+}
+
+/// What becomes of a connection after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Wait for an event.
+    Keep,
+    /// Call again soon; there is work that needs no event.
+    Again,
+    /// Drop it.
+    Close,
+}
+
+/// What a protocol needs next.
+enum Step {
+    /// Something was done; call again.
+    Again,
+    /// At least one more header byte.
+    Header,
+    /// Payload for the present targets.
+    Payload,
+    /// Too many replies wait.
+    Backlogged,
+    /// Send what is queued, then end in an orderly way.
+    Finish,
+    /// End at once, with a reset, so that the peer cannot take it for success.
+    Reset,
+}
+
+enum Phase {
+    Sniffing,
+    Upstream(upstream::State),
+    Native(native::State),
+    Closing { until: Instant, thrown_away: u64 },
+}
+
+/// One connection of a peer.
+pub(super) struct Served {
+    stream: Option<TcpStream>,
+    peer: SocketAddr,
+    phase: Phase,
+    input: Incoming,
+    output: Outgoing,
+    /// A valid request was seen.
+    proven: bool,
+    since: Instant,
+    last_progress: Instant,
+    interest: Interest,
+}
+
+impl Served {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Served {
+        let now = Instant::now();
+        Served {
+            stream: Some(stream),
+            peer,
+            phase: Phase::Sniffing,
+            input: Incoming::default(),
+            output: Outgoing::default(),
+            proven: false,
+            since: now,
+            last_progress: now,
+            interest: Interest::READ,
+        }
+    }
+
+    /// True until the first valid request.
+    pub(super) fn is_stranger(&self) -> bool {
+        !self.proven
+    }
+
+    /// True while the peer owes bytes, or takes none, so that time counts against it.
+    pub(super) fn owes(&self) -> bool {
+        let in_request = match &self.phase {
+            Phase::Sniffing | Phase::Closing { .. } => true,
+            Phase::Upstream(state) => state.in_request() || !self.input.bytes().is_empty(),
+            Phase::Native(state) => state.in_request() || !self.input.bytes().is_empty(),
+        };
+        in_request || !self.proven || self.output.pending() > 0
+    }
+
+    /// True once the peer has used up its time.
+    pub(super) fn is_late(&self, context: &ServeContext, now: Instant) -> bool {
+        match self.phase {
+            Phase::Closing { until, .. } => now >= until,
+            _ if !self.proven => now >= self.since + context.settings.header_timeout,
+            _ => self.owes() && now >= self.last_progress + context.settings.progress_timeout,
+        }
+    }
+
+    /// Serves what can be served now.
+    pub(super) fn advance(&mut self, context: &ServeContext, epoll: &Epoll, token: u64) -> Verdict {
+        match self.serve(context) {
+            Ok(verdict) => {
+                if verdict != Verdict::Close && !self.watch(epoll, token) {
+                    return Verdict::Close;
+                }
+                verdict
+            }
+            Err(Broken::Closed) => {
+                // The peer will send nothing more, but may still read what is queued for it.
+                match self.flush() {
+                    Ok(false) if self.input.bytes().is_empty() => {
+                        let until = Instant::now() + context.settings.progress_timeout;
+                        self.phase = Phase::Closing { until, thrown_away: 0 };
+                        self.watch(epoll, token);
+                        Verdict::Keep
+                    }
+                    _ => Verdict::Close,
+                }
+            }
+            Err(Broken::Connection(error)) => {
+                log::debug!("tcp: connection of {} broke: {error}", self.peer);
+                Verdict::Close
+            }
+            Err(Broken::Memory { error, .. }) => {
+                // A promised payload cannot be sent: only the end of the connection says so.
+                log::debug!("tcp: reply to {} given up: {error}", self.peer);
+                self.reset();
+                Verdict::Close
+            }
+        }
+    }
+
+    fn serve(&mut self, context: &ServeContext) -> Result<Verdict, Broken> {
+        let mut drained = false;
+        for _ in 0..ROUNDS {
+            match self.step(context) {
+                Step::Again => {}
+                Step::Finish => self.finish(),
+                Step::Reset => {
+                    context.metrics.connections_refused.inc();
+                    self.reset();
+                    return Ok(Verdict::Close);
+                }
+                Step::Backlogged => return self.flush().map(|_| Verdict::Keep),
+                step @ (Step::Header | Step::Payload) => {
+                    if drained || !self.receive(&step, &mut drained)? {
+                        return self.settle();
+                    }
+                }
+            }
+        }
+        self.flush()?;
+        Ok(Verdict::Again)
+    }
+
+    /// Receives once; false if there was nothing.
+    fn receive(&mut self, step: &Step, drained: &mut bool) -> Result<bool, Broken> {
+        let Some(stream) = &self.stream else { return Err(Broken::Closed) };
+        let received = match step {
+            Step::Payload => self.input.receive(stream.as_fd())?,
+            _ => self.input.fill(stream.as_fd())?,
+        };
+        *drained = received == Received::Last;
+        if received == Received::Nothing {
+            return Ok(false);
+        }
+        self.last_progress = Instant::now();
+        if let Phase::Closing { thrown_away, .. } = &mut self.phase {
+            *thrown_away += self.input.bytes().len() as u64;
+            let count = self.input.bytes().len();
+            self.input.skip(count);
+        }
+        Ok(true)
+    }
+
+    /// Nothing to receive at present: sends what is queued.
+    fn settle(&mut self) -> Result<Verdict, Broken> {
+        let flushed = self.flush()?;
+        if let (true, Phase::Closing { .. }, Some(stream)) = (flushed, &self.phase, &self.stream) {
+            // Repeating it does no harm; an error means that the peer is gone, which is as good.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        Ok(Verdict::Keep)
+    }
+
+    fn step(&mut self, context: &ServeContext) -> Step {
+        match &mut self.phase {
+            Phase::Sniffing => self.sniff(),
+            Phase::Closing { thrown_away, .. } => {
+                if *thrown_away > CLOSING_BYTES_MAX {
+                    Step::Reset
+                } else {
+                    Step::Header
+                }
+            }
+            _ if self.output.pending() > BACKLOG_BYTES => Step::Backlogged,
+            Phase::Upstream(state) => {
+                let step = state.step(context, &mut self.input, &mut self.output);
+                self.proven |= state.proven();
+                step
+            }
+            Phase::Native(state) => {
+                let step = state.step(context, &mut self.input, &mut self.output);
+                self.proven |= state.proven();
+                step
+            }
+        }
+    }
+
+    fn sniff(&mut self) -> Step {
+        let Some(first) = self.input.bytes().first_chunk::<8>() else { return Step::Header };
+        if *first == MAGIC {
+            self.phase = Phase::Native(native::State::default());
+        } else if u64::from_le_bytes(*first) <= limits::UPSTREAM_SIZE_MAX {
+            self.phase = Phase::Upstream(upstream::State::default());
+        } else {
+            return Step::Reset;
+        }
+        Step::Again
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Closing { until: Instant::now() + CLOSING_TIME, thrown_away: 0 };
+        let count = self.input.bytes().len();
+        self.input.skip(count);
+    }
+
+    /// True when everything is sent.
+    fn flush(&mut self) -> Result<bool, Broken> {
+        let Some(stream) = &self.stream else { return Ok(true) };
+        let before = self.output.sent();
+        let done = self.output.flush(stream.as_fd())?;
+        if self.output.sent() > before {
+            self.last_progress = Instant::now();
+        }
+        Ok(done)
+    }
+
+    fn reset(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            socket::reset(stream);
+        }
+    }
+
+    /// Asks for the events that matter now; false if that failed.
+    fn watch(&mut self, epoll: &Epoll, token: u64) -> bool {
+        let pending = self.output.pending();
+        let interest = Interest { read: pending <= BACKLOG_BYTES, write: pending > 0, once: false };
+        if interest == self.interest {
+            return true;
+        }
+        let Some(stream) = &self.stream else { return false };
+        self.interest = interest;
+        epoll.modify(stream.as_fd(), token, interest).is_ok()
+    }
+}
+
+/// Logs a refusal at a level that does not let strangers fill logs.
+fn log_refusal(error: &Error) {
+    log::debug!("tcp: request refused: {error}");
+}
