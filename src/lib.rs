@@ -5,6 +5,7 @@
 //! `transport` and `metadata` (one folder or file per backend), `memory` and `net`, `config`, and
 //! at the bottom `error`, `time`, `limits`. A layer never names one above it.
 
+pub mod capi;
 pub mod config;
 pub mod engine;
 pub mod error;
