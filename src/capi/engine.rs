@@ -260,8 +260,7 @@ unsafe fn configuration(options: &mc_engine_options_t) -> Result<EngineConfig> {
         ("bind_address", options.bind_address),
     ] {
         // SAFETY: the caller's promise.
-        let value =
-            unsafe { boundary::text(pointer, limits::CONNECTION_STRING_BYTES_MAX, key) }?;
+        let value = unsafe { boundary::text(pointer, limits::CONNECTION_STRING_BYTES_MAX, key) }?;
         if let Some(value) = value.filter(|text| !text.is_empty()) {
             config.set(key, value.into(), Origin::Option)?;
         }

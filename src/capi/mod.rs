@@ -1,8 +1,8 @@
 //! The C API `mc_*`: what a C, C++ or ctypes program sees of this library.
 //!
 //! For: checking what comes from C, translating it, calling one Rust method, translating the answer
-//! back. One file per C noun; `include/mooncake.h` is generated from these files in the order of
-//! the modules below, and their documentation comments are the reference of the C API.
+//! back. One file per C noun; `include/mooncake.h` is generated from these files, and their
+//! documentation comments are the reference of the C API.
 //! Owns: the tables of live handles ([`handle`]), the thread's last error text, the log sink.
 //! Threads: any thread of the host, at any time, also while another thread destroys the handle.
 //! Must not: hold logic, block beyond what the called method does, unwind into C, or read memory
@@ -15,15 +15,19 @@
 #![allow(non_camel_case_types)] // The types carry their C names.
 #![allow(clippy::missing_safety_doc)] // See the contract above.
 
+pub mod batch;
+pub mod buffer;
+pub mod engine;
+pub mod last_error;
+pub mod log;
+pub mod metrics;
+pub mod notify;
+pub mod segment;
+pub mod status;
+pub mod transfer;
 pub mod version;
 
-pub mod status;
-
-pub mod last_error;
-
-pub mod log;
-
-pub(crate) mod boundary;
-pub(crate) mod fork;
-pub(crate) mod handle;
-pub(crate) mod options;
+mod boundary;
+mod fork;
+mod handle;
+mod options;

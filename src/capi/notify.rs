@@ -96,9 +96,7 @@ pub unsafe extern "C" fn mc_notify_take(
 ///
 /// Threads: any. Blocks: no. Since: 0.1.
 #[no_mangle]
-pub unsafe extern "C" fn mc_notifications_count(
-    notifications: *const mc_notifications_t,
-) -> usize {
+pub unsafe extern "C" fn mc_notifications_count(notifications: *const mc_notifications_t) -> usize {
     guard_value(0, || LISTS.pin(notifications).map_or(0, |list| list.0.len()))
 }
 

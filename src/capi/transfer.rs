@@ -88,8 +88,7 @@ pub unsafe extern "C" fn mc_read_vector(
     count: usize,
     timeout_ms: u32,
 ) -> mc_status_t {
-    let ranges =
-        Ranges { segment, locals: locals.cast(), remote_addresses, lengths_bytes, count };
+    let ranges = Ranges { segment, locals: locals.cast(), remote_addresses, lengths_bytes, count };
     // SAFETY: the caller's promise about the arrays.
     on_ok(engine, |engine: &Engine| unsafe {
         transfer(engine, Operation::Read, &ranges, timeout_ms)
@@ -148,8 +147,7 @@ unsafe fn transfer(
     // SAFETY: the caller's promise.
     let locals = unsafe { boundary::slice(ranges.locals, count, "locals") }?;
     // SAFETY: the caller's promise.
-    let remotes =
-        unsafe { boundary::slice(ranges.remote_addresses, count, "remote_addresses") }?;
+    let remotes = unsafe { boundary::slice(ranges.remote_addresses, count, "remote_addresses") }?;
     // SAFETY: the caller's promise.
     let lengths = unsafe { boundary::slice(ranges.lengths_bytes, count, "lengths_bytes") }?;
     with_scratch(|requests| {
