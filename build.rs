@@ -4,21 +4,42 @@
 /// `CMakeLists.txt` are checked against it.
 const ABI_VERSION: u32 = 0;
 
+/// The functions that `src/sys/glibc_floor.rs` binds to older tags.
+const GLIBC_FLOOR: &str = include_str!("src/sys/glibc_floor.rs");
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/sys/glibc_floor.rs");
     println!("cargo:rustc-env=MOONCAKE_ABI_VERSION={ABI_VERSION}");
-    let os = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
-    if os == "linux" {
-        for argument in [
-            &format!("-soname,libmooncake.so.{ABI_VERSION}"),
-            // All symbols are bound and then write-protected at load time.
-            "-z,now",
-            "-z,relro",
-            // The library owns threads and thread locals; dlclose keeps it mapped.
-            "-z,nodelete",
-            "-z,noexecstack",
-        ] {
-            println!("cargo:rustc-cdylib-link-arg=-Wl,{argument}");
-        }
+    if target("OS") != "linux" {
+        return;
     }
+    link(&format!("-soname,libmooncake.so.{ABI_VERSION}"));
+    // All symbols are bound and then write-protected at load time.
+    link("-z,now");
+    link("-z,relro");
+    // The library owns threads and thread locals; dlclose keeps it mapped.
+    link("-z,nodelete");
+    link("-z,noexecstack");
+    if target("ENV") == "gnu" && ["x86_64", "aarch64"].contains(&target("ARCH").as_str()) {
+        for name in GLIBC_FLOOR.lines().filter_map(wrapped_name) {
+            link(&format!("--wrap={name}"));
+        }
+        // Before glibc 2.34 the old tags are defined in these two; since then they are empty.
+        link("--push-state,--no-as-needed,-l:libpthread.so.0,-l:libdl.so.2,--pop-state");
+    }
+}
+
+/// The name in a line such as `"dlsym" "2.2.5";` or `wrapped!("gettid", ...`.
+fn wrapped_name(line: &str) -> Option<&str> {
+    let line = line.trim();
+    line.strip_prefix("wrapped!(").unwrap_or(line).strip_prefix('"')?.split('"').next()
+}
+
+fn target(what: &str) -> String {
+    std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default()
+}
+
+fn link(argument: &str) {
+    println!("cargo:rustc-cdylib-link-arg=-Wl,{argument}");
 }

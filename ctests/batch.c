@@ -93,6 +93,7 @@ static void one_bad_request_refuses_all(void) {
     mc_batch_progress_t progress;
     mc_batch_t *batch = NULL;
     mc_request_t *million;
+    size_t i;
     REQUIRE_OK(mc_batch_create(us, 8, &batch));
     requests[0] = good;
 
@@ -121,6 +122,7 @@ static void one_bad_request_refuses_all(void) {
     CHECK_STATUS(MC_ERR_TOO_MANY_REQUESTS, mc_batch_submit(batch, requests, SIZE_MAX));
     CHECK_STATUS(MC_ERR_TOO_MANY_REQUESTS, mc_batch_submit(batch, requests, (size_t)1 << 40));
     million = (mc_request_t *)calloc(1000000, sizeof *million);
+    for (i = 0; i < 1000000; i++) million[i] = good;
     CHECK_STATUS(MC_ERR_TOO_MANY_REQUESTS, mc_batch_submit(batch, million, 1000000));
     free(million);
     CHECK_OK(mc_batch_submit(batch, NULL, 0));

@@ -28,9 +28,9 @@ static int records_of(collector_t *collector) {
     return records;
 }
 
-/* Something that is worth a record at some level. */
+/* A variable with a value that makes no sense is worth a warning from every engine. */
 static void make_records(void) {
-    mc_engine_t *engine = check_engine("tcp");
+    mc_engine_t *engine = check_engine("loopback");
     CHECK_OK(mc_engine_destroy(engine));
 }
 
@@ -56,8 +56,15 @@ int main(void) {
     collector_t collector = {PTHREAD_MUTEX_INITIALIZER, 0, 0, MC_OK};
     int before;
     check_tool();
+    setenv("MC_TCP_PROTO", "no such protocol", 1);
 
     CHECK(bytes_on_stderr(make_records) == 0);
+    /* The environment can ask for records too, as long as the program says nothing. */
+    setenv("MC_LOG_LEVEL", "warn", 1);
+    CHECK(bytes_on_stderr(make_records) > 0);
+    setenv("MC_LOG_LEVEL", "off", 1);
+    CHECK(bytes_on_stderr(make_records) == 0);
+    unsetenv("MC_LOG_LEVEL");
 
     CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_log_set(-1, collect, &collector));
     CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_log_set(6, collect, &collector));
@@ -78,6 +85,7 @@ int main(void) {
     CHECK(records_of(&collector) == before);
 
     CHECK_OK(mc_log_set(MC_LOG_OFF, NULL, NULL));
+    setenv("MC_LOG_LEVEL", "trace", 1);
     CHECK(bytes_on_stderr(make_records) == 0);
     return check_end();
 }

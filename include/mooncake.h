@@ -235,6 +235,9 @@ typedef void (*mc_log_sink_t)(int32_t level, const char *text, void *user);
  * @param user   handed to the sink; the caller keeps it valid until another sink is set. When
  *               this function returns MC_OK the earlier sink is not running and not called again.
  *
+ * Before the first call nothing is logged, unless the setting log_level (MC_LOG_LEVEL) of an
+ * engine asks for records on standard error; afterwards that setting has no effect.
+ *
  * Threads: any, but not inside a sink. Blocks: while the earlier sink runs, longest 10 s.
  * Returns: MC_OK; MC_ERR_INVALID_ARGUMENT for another level; MC_ERR_INVALID_STATE inside a sink
  * or when the program is a Rust program with its own logger; MC_ERR_TIMEOUT. Since: 0.1.

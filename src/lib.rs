@@ -15,5 +15,6 @@ pub mod memory;
 pub mod metadata;
 pub mod metrics;
 pub mod net;
+mod sys;
 pub mod time;
 pub mod transport;

@@ -2,6 +2,8 @@
 //!
 //! `MOONCAKE_UPDATE=1 cargo test --test header` writes it anew.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failed test is a panic.
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,8 @@
 //!
 //! `MOONCAKE_LIBRARY=/path/to/libmooncake.so` checks another file than the one of this build.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failed test is a panic.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

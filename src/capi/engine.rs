@@ -228,6 +228,9 @@ pub unsafe extern "C" fn mc_engine_dump(
 }
 
 fn create(config: EngineConfig, engine_out: &Out<*mut mc_engine_t>) -> Result<()> {
+    if let Some(level) = &config.log_level {
+        log::apply_setting(level);
+    }
     let engine = Engine::create(config)?;
     engine_out.set(ENGINES.insert(engine)?);
     Ok(())

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::ffi::{c_char, c_void, CString};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -59,6 +60,9 @@ struct Logger {
     /// Read-locked during a sink call, so that a sink is not called once it has been replaced.
     sink: RwLock<Sink>,
 }
+
+/// Set once the program has called mc_log_set: from then on settings have no say.
+static PROGRAM_DECIDED: AtomicBool = AtomicBool::new(false);
 
 static LOGGER: OnceLock<Option<&'static Logger>> = OnceLock::new();
 
@@ -138,12 +142,24 @@ fn level_filter(level: i32) -> Result<::log::LevelFilter> {
     })
 }
 
+/// Applies the setting `log_level` of an engine: records go to standard error, unless the program
+/// has its own wishes or logger.
+pub(crate) fn apply_setting(level: &str) {
+    let Ok(filter) = level.parse::<::log::LevelFilter>() else { return };
+    if !PROGRAM_DECIDED.load(Ordering::Relaxed) && logger().is_ok() {
+        ::log::set_max_level(filter);
+    }
+}
+
 /// Sets how much is logged and where it goes; for the whole process.
 ///
 /// @param level  MC_LOG_OFF (the state before the first call) to MC_LOG_TRACE.
 /// @param sink   called for every record up to that level; NULL = standard error.
 /// @param user   handed to the sink; the caller keeps it valid until another sink is set. When
 ///               this function returns MC_OK the earlier sink is not running and not called again.
+///
+/// Before the first call nothing is logged, unless the setting log_level (MC_LOG_LEVEL) of an
+/// engine asks for records on standard error; afterwards that setting has no effect.
 ///
 /// Threads: any, but not inside a sink. Blocks: while the earlier sink runs, longest 10 s.
 /// Returns: MC_OK; MC_ERR_INVALID_ARGUMENT for another level; MC_ERR_INVALID_STATE inside a sink
@@ -166,6 +182,7 @@ pub unsafe extern "C" fn mc_log_set(
         let Some(mut current) = logger.sink.try_write_for(SINK_CHANGE_TIMEOUT) else {
             return Err(Error::new(ErrorKind::Timeout, "the earlier log sink does not return"));
         };
+        PROGRAM_DECIDED.store(true, Ordering::Relaxed);
         *current = Sink { call: sink, user };
         ::log::set_max_level(filter);
         Ok(())
