@@ -1,0 +1,1 @@
+"""Shared parts of the Python suites: reporting, peer processes and the loop inside a peer."""
