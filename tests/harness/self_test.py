@@ -1,0 +1,104 @@
+"""Tests of the harness itself: a counter that misses a failure would make every suite worthless."""
+
+import pathlib
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from harness import command, totals  # noqa: E402
+from harness.report import Report, expect  # noqa: E402
+
+
+def read(reader, text, status):
+    for line in text.splitlines():
+        reader.line(line)
+    reader.close(status)
+    counts = reader.totals
+    return counts.passed, len(counts.failed), len(counts.skipped)
+
+
+def check(seen, expected):
+    expect(seen == expected, f"counted {seen}, expected {expected}")
+
+
+CARGO = """     Running unittests src/lib.rs (target/debug/deps/mooncake-1)
+test a::b ... ok
+test a::c ... ignored, needs a card
+test a::d ... FAILED
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.0s
+   Doc-tests mooncake
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.0s
+"""
+
+
+def cargo_counts():
+    check(read(totals.Cargo("rust"), CARGO, 101), (3, 1, 1))
+
+
+def cargo_crashed_binary():
+    lost = "     Running tests/x.rs (target/debug/deps/x-1)\ntest a ... ok\n"
+    check(read(totals.Cargo("rust"), lost + CARGO, 101), (3, 2, 1))
+    check(read(totals.Cargo("rust"), lost, 101), (0, 1, 0))
+
+
+def cargo_torn_line():
+    torn = CARGO.replace("test a::d ... FAILED", "test a::d ... some output")
+    check(read(totals.Cargo("rust"), torn, 101), (3, 1, 1))
+
+
+def cargo_without_tests():
+    check(read(totals.Cargo("rust"), "error: could not compile", 101), (0, 1, 0))
+    check(read(totals.Cargo("rust"), "", 0), (0, 1, 0))
+
+
+def lines_counts():
+    text = "ok a 1000/1000\nnot ok b lost 3\nskip c no root\nnoise\n"
+    check(read(totals.Lines("x"), text + "end x 1 passed, 1 failed, 1 skipped\n", 1), (1, 1, 1))
+    check(read(totals.Lines("x"), text, 1), (1, 2, 1))
+    check(read(totals.Lines("x"), "ok a\nend x 2 passed, 0 failed, 0 skipped\n", 0), (1, 1, 0))
+    check(read(totals.Lines("x"), "ok a\nend x 1 passed, 0 failed, 0 skipped\n", -11), (1, 1, 0))
+
+
+JUNIT = """<testsuite>
+<testcase name="a" status="run"/>
+<testcase name="b" status="fail"><failure message="Failed"/></testcase>
+<testcase name="c" status="notrun"><skipped message="SKIP_RETURN_CODE=77"/>
+<system-out>skip no valgrind here</system-out></testcase>
+</testsuite>"""
+
+
+def ctest_counts():
+    with tempfile.TemporaryDirectory() as folder:
+        junit = pathlib.Path(folder) / "ctest.xml"
+        reader = totals.CTest("c", junit)
+        junit.write_text(JUNIT, encoding="utf-8")
+        check(read(reader, "", 8), (1, 1, 1))
+        expect(reader.totals.skipped == [("c", "no valgrind here")], reader.totals.skipped)
+        check(read(totals.CTest("c", junit), "", 0), (0, 1, 0))
+
+
+def command_is_bounded():
+    try:
+        command.run(["sleep", "60"], 0.2, print, "/", None)
+    except command.TimedOut:
+        return
+    expect(False, "sleep was not ended")
+
+
+def command_tells_its_status():
+    seen = []
+    status = command.run(["sh", "-c", "echo one; echo two >&2; exit 3"], 30, seen.append, "/", None)
+    check((status, seen), (3, ["one", "two"]))
+
+
+def main():
+    report = Report("harness")
+    for test in (cargo_counts, cargo_crashed_binary, cargo_torn_line, cargo_without_tests,
+                 lines_counts, ctest_counts, command_is_bounded, command_tells_its_status):
+        report.run(test.__name__, test)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
