@@ -97,7 +97,7 @@ class Peer:
         self.process.send_signal(number)
 
     def kill(self):
-        """Ends the process as a crash would."""
+        """Ends the process as a crash would; `stop` may follow."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -105,11 +105,16 @@ class Peer:
         self.process.wait()
 
     def stop(self):
-        """Ends the process; asks first, so that an orderly end is the usual one."""
+        """Ends the process; asks first, so that an orderly end is the usual one. Idempotent."""
+        if self.process.stdin.closed:
+            return
         try:
             self.send("exit")
             self.process.wait(STOP_SECONDS)
         except (PeerFailed, subprocess.TimeoutExpired):
             pass
         self.kill()
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # A command that the peer did not live to read.
