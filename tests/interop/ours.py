@@ -95,7 +95,7 @@ def load(path):
     library.mc_notifications_count.argtypes = [c_void_p]
     library.mc_notifications_count.restype = c_size_t
     library.mc_notifications_destroy.argtypes = [c_void_p]
-    library.mc_notifications_destroy.restype = None
+    library.mc_notifications_destroy.restype = c_int32
     return library
 
 
