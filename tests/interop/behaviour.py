@@ -34,8 +34,10 @@ def run(report, seed, rounds):
                                   (kinds.OURS, kinds.OURS), (kinds.OURS, kinds.OLD)):
             report.run(f"threads/{initiator.label}_to_{target.label}/{operation}", threads,
                        initiator, target, operation, seed, 10 * rounds)
-    for other in (kinds.OLD, kinds.NEW, kinds.OURS):
+    # 0.3.13 cannot bind its old port again for a minute; the namespace suite restarts it.
+    for other in (kinds.OLD, kinds.OURS):
         report.run(f"restart/ours_to_{other.label}", restart, other, seed)
+    for other in (kinds.OLD, kinds.NEW, kinds.OURS):
         report.run(f"killed/ours_to_{other.label}", killed, other)
     for initiator, target in ((kinds.NEW, kinds.OURS), (kinds.OURS, kinds.NEW),
                               (kinds.OURS, kinds.OURS)):
@@ -113,13 +115,14 @@ def threads(initiator_kind, target_kind, operation, seed, repeat):
         return f"{done['count']}/{done['count']}"
 
 
-def restart(target_kind, seed):
+def restart(target_kind, seed, place=None):
     """A killed peer that comes back under its old name is found by the very next request."""
+    place = place or {}
     first = RESTART_PORTS_FIRST[target_kind]
     ports = {"MC_MIN_PRC_PORT": str(first), "MC_MAX_PRC_PORT": str(first + RESTART_PORT_COUNT - 1)}
-    with kinds.OURS.start("initiator") as initiator:
+    with kinds.OURS.start("initiator", **place) as initiator:
         initiator.buffer("m", 65536, seed=seed)
-        target = target_kind.start("target", variables=ports)
+        target = target_kind.start("target", variables=ports, **place)
         name = target.name
         try:
             for turn in range(3):
@@ -131,16 +134,16 @@ def restart(target_kind, seed):
                        f"life {turn}: checksums differ")
                 target.kill()
                 target.stop()
-                target = start_named(target_kind, ports, name)
+                target = start_named(target_kind, ports, name, place)
         finally:
             target.stop()
     return "3 lives"
 
 
-def start_named(kind, ports, name):
+def start_named(kind, ports, name, place):
     deadline = time.monotonic() + RESTART_SECONDS
     while time.monotonic() < deadline:
-        peer = kind.start("target", variables=ports)
+        peer = kind.start("target", variables=ports, **place)
         if peer.name == name:
             return peer
         peer.stop()

@@ -1,0 +1,75 @@
+"""Two network namespaces joined by one virtual cable, made for a test and removed after it."""
+
+import os
+import shutil
+import subprocess
+
+from harness.report import Skip
+
+COMMAND_SECONDS = 20
+ADDRESSES = ("10.123.45.1", "10.123.45.2")
+
+
+class Network:
+    """`with Network() as network`: places 0 and 1, each with an address and a cable end."""
+
+    def __init__(self):
+        self.names = [f"mooncake-{side}-{os.getpid()}" for side in "ab"]
+
+    def __enter__(self):
+        require()
+        try:
+            for name in self.names:
+                ip("netns", "add", name)
+            # Made inside the first namespace, so that nothing ever appears in the machine's own.
+            ip("-n", self.names[0], "link", "add", "cable0", "type", "veth",
+               "peer", "name", "cable1", "netns", self.names[1])
+            for side, name in enumerate(self.names):
+                ip("-n", name, "address", "add", f"{ADDRESSES[side]}/24", "dev", f"cable{side}")
+                ip("-n", name, "link", "set", "lo", "up")
+                ip("-n", name, "link", "set", f"cable{side}", "up")
+        except subprocess.CalledProcessError as error:
+            self.__exit__()
+            raise Skip(f"no network namespaces here: {error.stderr.strip()}") from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for name in self.names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False,
+                           timeout=COMMAND_SECONDS)
+
+    def prefix(self, side):
+        return ("ip", "netns", "exec", self.names[side])
+
+    def places(self):
+        """What a pair of processes is started with, one at each end."""
+        return tuple({"name": ADDRESSES[side], "prefix": self.prefix(side)} for side in (0, 1))
+
+    def set(self, side, name, value):
+        """Writes one setting under /proc/sys/net of a namespace."""
+        path = "/proc/sys/net/" + name
+        try:
+            run([*self.prefix(side), "sh", "-c", f"echo '{value}' > {path}"])
+        except subprocess.CalledProcessError as error:
+            raise Skip(f"cannot set {path} here: {error.stderr.strip()}") from None
+
+    def cable(self, side, state):
+        ip("-n", self.names[side], "link", "set", f"cable{side}", state)
+
+
+def require():
+    if os.geteuid() != 0:
+        raise Skip("network namespaces need root")
+    if shutil.which("ip") is None:
+        raise Skip("the program ip (iproute2) is not installed")
+
+
+def ip(*arguments):
+    run(["ip", *arguments])
+
+
+def run(command):
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMMAND_SECONDS)

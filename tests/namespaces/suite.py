@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Namespace suite: what needs a network of its own. Needs root and `ip`; else skipped with the reason.
+
+    suite.py [WORD...]    only the tests whose name contains one of the words
+"""
+
+import pathlib
+import random
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop"))
+
+import behaviour  # noqa: E402
+import kinds  # noqa: E402
+from harness.report import Report, expect  # noqa: E402
+from network import Network  # noqa: E402
+from pair import SHAPES, Pair  # noqa: E402
+
+MIB = 1 << 20
+FEW_PORTS = "40000 40199"
+TRANSFERS = 100_000
+TRANSFERS_SECONDS = 240
+PARTITION_TIMEOUT_MS = 3000
+PARTITION_SLACK_SECONDS = 5
+
+
+def cable(operation, shape, seed):
+    """The cell of the interop matrix, between two engines that share no loopback."""
+    with Network() as network, Pair(kinds.OURS, kinds.OURS, network.places()) as pair:
+        return pair.cell(operation, shape, seed)
+
+
+def few_ports(initiator_kind, target_kind):
+    """Many more transfers than local ports, to one peer: only a reused connection can do that."""
+    with Network() as network:
+        for side in (0, 1):
+            network.set(side, "ipv4/ip_local_port_range", FEW_PORTS)
+        here, there = network.places()
+        with initiator_kind.start("initiator", **here) as initiator, \
+                target_kind.start("target", **there) as target:
+            initiator.buffer("m", 4 * MIB, seed=1)
+            address = target.buffer("m", 4 * MIB, seed=2)
+            requests = [[offset, address + offset, 4096] for offset in range(0, 4 * MIB, 4096)]
+            rounds = -(-TRANSFERS // len(requests))
+            done = initiator.call("transfer", TRANSFERS_SECONDS, peer=target.name,
+                                  operation="write", id="m", requests=requests, threads=4,
+                                  repeat=rounds)
+            expect(done["failed"] == 0,
+                   f"{done['failed']} of {done['count']} failed: {done['failures'][:3]}")
+            whole = [[0, 4 * MIB]]
+            expect(initiator.checksums("m", whole) == target.checksums("m", whole),
+                   "checksums differ")
+            return f"{done['count']}/{done['count']}"
+
+
+def partition(operation):
+    """The cable is pulled in mid-transfer: failures within the deadline; plugged in: it works."""
+    with Network() as network:
+        here, there = network.places()
+        with kinds.OURS.start("initiator", transfer_timeout_ms=PARTITION_TIMEOUT_MS, **here) \
+                as initiator, kinds.OURS.start("target", **there) as target:
+            initiator.buffer("m", 64 * MIB, seed=1)
+            address = target.buffer("m", 64 * MIB, seed=2)
+            transfer = dict(peer=target.name, operation=operation, id="m")
+            # Far more work than the time until the cable is pulled, in one batch of one deadline.
+            initiator.send("transfer", requests=[[0, address, 64 * MIB]] * 64, batch=64, **transfer)
+            time.sleep(0.3)
+            network.cable(1, "down")
+            pulled = time.monotonic()
+            done = initiator.answer(PARTITION_TIMEOUT_MS / 1000 + PARTITION_SLACK_SECONDS)
+            failed_after = time.monotonic() - pulled
+            expect(done["failed"] == 64, "the batch did not fail although the cable was pulled")
+
+            network.cable(1, "up")
+            time.sleep(1)
+            done = initiator.call("transfer", requests=[[0, address, MIB]], **transfer)
+            expect(done["failed"] == 0, f"after the cable was plugged in: {done['failures']}")
+            part = [[0, MIB]]
+            expect(initiator.checksums("m", part) == target.checksums("m", part),
+                   "checksums differ")
+            return f"failed {failed_after:.1f} s after the cut"
+
+
+def restart_new(seed):
+    """0.3.13 restarts on its port only where closed connections do not linger."""
+    with Network() as network:
+        network.set(0, "ipv4/tcp_max_tw_buckets", "0")
+        return behaviour.restart(kinds.NEW, seed, {"prefix": network.prefix(0)})
+
+
+def main():
+    report = Report("namespaces", sys.argv[1:])
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}", flush=True)
+    for operation in ("write", "read"):
+        for shape in SHAPES:
+            report.run(f"cable/{operation}/{shape}", cable, operation, shape, seed)
+    for initiator, target in ((kinds.OURS, kinds.OURS), (kinds.OURS_V2, kinds.OURS),
+                              (kinds.OURS, kinds.NEW), (kinds.NEW, kinds.OURS)):
+        report.run(f"few_ports/{initiator.label}_to_{target.label}", few_ports, initiator, target)
+    for operation in ("write", "read"):
+        report.run(f"partition/{operation}", partition, operation)
+    report.run("restart/ours_to_0.3.13", restart_new, seed)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
