@@ -33,7 +33,7 @@ def run(report, seed, rounds):
         for initiator, target in ((kinds.NEW, kinds.OURS), (kinds.OURS, kinds.NEW),
                                   (kinds.OURS, kinds.OURS), (kinds.OURS, kinds.OLD)):
             report.run(f"threads/{initiator.label}_to_{target.label}/{operation}", threads,
-                       initiator, target, operation, seed, 10 * rounds)
+                       initiator, target, operation, seed, 4 * rounds)
     # 0.3.13 cannot bind its old port again for a minute; the namespace suite restarts it.
     for other in (kinds.OLD, kinds.OURS):
         report.run(f"restart/ours_to_{other.label}", restart, other, seed)
