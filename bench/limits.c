@@ -1,8 +1,8 @@
 /* What the machine itself can do: the figures every engine is held against.
  *
  * Two processes joined by one TCP connection over 127.0.0.1 with nothing but blocking send() and
- * recv(), in both directions; a request-and-reply exchange of one small block; and memcpy by one
- * core. The memory walked is as large as the memory the engines register, so that no side profits
+ * recv(), in both directions; a request-and-reply exchange of one small block, and of a batch of
+ * scattered small blocks that is gathered into one call; and memcpy by one core. The memory walked is as large as the memory the engines register, so that no side profits
  * from a warmer cache.
  *
  *   limits [--seconds S] [--region BYTES] [--blocks B,B,...] [--congestion NAME]
@@ -25,11 +25,21 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCKS_MAX = 16, SAMPLES_MAX = 1 << 20, PING_BYTES = 4096, ACK_BYTES = 16 };
+enum {
+    BLOCKS_MAX = 16,
+    SAMPLES_MAX = 1 << 20,
+    PING_BYTES = 4096,
+    ACK_BYTES = 16,
+    BATCH = 32,
+    HEADER_BYTES = 24,
+    BATCHES_IN_FLIGHT = 2,
+    BATCHES_PREPARED = 256,
+};
 
 /* How a side waits for bytes: asleep in recv(), polling for ever, or polling and yielding for a
  * while and then asleep. */
@@ -291,6 +301,113 @@ static void measure_ping(unsigned char *region, int is_read, enum wait_mode mode
     free(samples_ns);
 }
 
+/* Moves all of `parts` in as few calls as the kernel allows; 0 at the end of the stream. */
+static int move_parts(int fd, struct iovec *parts, size_t count, int sending)
+{
+    double patience = now_seconds() + brief_spin_seconds;
+    while (count) {
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
+        int flags = now_seconds() < patience ? MSG_DONTWAIT : 0;
+        ssize_t moved = sending ? sendmsg(fd, &message, flags | MSG_NOSIGNAL)
+                                : recvmsg(fd, &message, flags);
+        if (moved < 0 && errno == EAGAIN) {
+            sched_yield();
+            continue;
+        }
+        if (moved <= 0)
+            return 0;
+        patience = now_seconds() + brief_spin_seconds;
+        size_t left = (size_t)moved;
+        while (count && left >= parts->iov_len) {
+            left -= parts->iov_len;
+            parts++;
+            count--;
+        }
+        if (count) {
+            parts->iov_base = (unsigned char *)parts->iov_base + left;
+            parts->iov_len -= left;
+        }
+    }
+    return 1;
+}
+
+/* The blocks of one batch, far from each other, as a block table would have them; as many different
+ * ones as the drivers of the engines use. */
+static void scatter(struct iovec *parts, unsigned char *region, size_t turn)
+{
+    size_t slots = region_bytes / PING_BYTES;
+    for (size_t i = 0; i < BATCH; i++) {
+        size_t slot = (turn % BATCHES_PREPARED * BATCH + i) * 7919 % slots;
+        parts[i] = (struct iovec){region + slot * PING_BYTES, PING_BYTES};
+    }
+}
+
+/* One side of the exchange of batches; all headers travel in front of all blocks. */
+static int move_batch(int fd, unsigned char *region, size_t turn, int is_read, int is_initiator)
+{
+    unsigned char headers[BATCH * HEADER_BYTES] = {0}, ack[ACK_BYTES] = {0};
+    struct iovec parts[BATCH + 1];
+    scatter(parts + 1, region, turn);
+    parts[0] = (struct iovec){is_read ? ack : headers, is_read ? ACK_BYTES : sizeof headers};
+    /* A read's blocks come back with the reply; a write's go out with the headers. */
+    if (is_initiator && is_read)
+        return move_parts(fd, parts, BATCH + 1, 0);
+    if (is_initiator)
+        return recv_all(fd, ack, ACK_BYTES, WAIT_BRIEF_SPIN);
+    if (is_read)
+        return recv_all(fd, headers, sizeof headers, WAIT_BRIEF_SPIN) &&
+               move_parts(fd, parts, BATCH + 1, 1);
+    return recv_all(fd, headers, sizeof headers, WAIT_BRIEF_SPIN) &&
+           move_parts(fd, parts + 1, BATCH, 0) && send_all(fd, ack, ACK_BYTES);
+}
+
+static int post_batch(int fd, unsigned char *region, size_t turn, int is_read)
+{
+    unsigned char headers[BATCH * HEADER_BYTES] = {0};
+    struct iovec parts[BATCH + 1];
+    scatter(parts + 1, region, turn);
+    parts[0] = (struct iovec){headers, sizeof headers};
+    return move_parts(fd, parts, is_read ? 1 : BATCH + 1, 1);
+}
+
+static void measure_gather(unsigned char *region, int is_read)
+{
+    int mine, theirs, report[2];
+    unsigned char *child_region;
+    connect_pair(&mine, &theirs);
+    pid_t child = start_child(report, &child_region);
+    if (child == 0) {
+        close(mine);
+        double cpu = cpu_seconds();
+        struct child_report result = {0, 0};
+        while (move_batch(theirs, child_region, result.bytes, is_read, 0))
+            result.bytes++;
+        result.cpu_seconds = cpu_seconds() - cpu;
+        _exit(write(report[1], &result, sizeof result) == (ssize_t)sizeof result ? 0 : 1);
+    }
+    close(theirs);
+    double cpu = cpu_seconds(), start = now_seconds(), end = start + seconds_per_run;
+    size_t posted = 0, done = 0;
+    while (now_seconds() < end || done < posted) {
+        while (posted - done < BATCHES_IN_FLIGHT && now_seconds() < end)
+            if (!post_batch(mine, region, posted++, is_read))
+                die("post");
+        if (done < posted && !move_batch(mine, region, done++, is_read, 1))
+            die("exchange");
+    }
+    double elapsed = now_seconds() - start;
+    cpu = cpu_seconds() - cpu;
+    close(mine);
+    struct child_report other = finish_child(child, report);
+    double gigabytes = (double)done * BATCH * PING_BYTES * 1e-9;
+    printf("{\"peer\": \"limit\", \"what\": \"gather\", \"op\": \"%s\", \"block_bytes\": %d, "
+           "\"gb_per_s\": %.4f, \"blocks_per_s\": %.1f, \"cpu_s_per_gb_initiator\": %.4f, "
+           "\"cpu_s_per_gb_target\": %.4f}\n",
+           is_read ? "read" : "write", PING_BYTES, gigabytes / elapsed,
+           (double)done * BATCH / elapsed, cpu / gigabytes, other.cpu_seconds / gigabytes);
+    fflush(stdout);
+}
+
 static void measure_memcpy(unsigned char *source, size_t block)
 {
     unsigned char *target = map_region();
@@ -346,6 +463,8 @@ int main(int argc, char **argv)
         measure_stream(region, blocks[i], 1);
         measure_memcpy(region, blocks[i]);
     }
+    measure_gather(region, 0);
+    measure_gather(region, 1);
     for (int is_read = 0; is_read < 2; is_read++)
         for (int mode = 0; mode < WAIT_MODES; mode++)
             measure_ping(region, is_read, (enum wait_mode)mode);
