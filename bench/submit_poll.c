@@ -2,9 +2,10 @@
  *
  *   submit_poll [ROUNDS]
  *
- * One engine writes to itself. The time includes the loopback transport's own copy of 8 bytes. The
- * program takes the place of the allocator's entry points and counts calls, so that an allocation
- * on this path shows. Prints one JSON object. One thread; ends by itself.
+ * One engine writes to itself, one request at a time and in batches of 32. The time is per request
+ * and includes the loopback transport's own copy of 8 bytes and the reset of the batch. The program
+ * takes the place of the allocator's entry points and counts calls, so that an allocation on this
+ * path shows. Prints one JSON object per measurement. One thread; ends by itself.
  */
 #define _GNU_SOURCE
 #include <mooncake.h>
@@ -16,7 +17,13 @@
 #include <string.h>
 #include <time.h>
 
-enum { OPERATIONS_PER_ROUND = 20000, ROUNDS_MAX = 1000, BLOCK_BYTES = 8, SLOTS = 64 };
+enum {
+    OPERATIONS_PER_ROUND = 20000,
+    ROUNDS_MAX = 1000,
+    BLOCK_BYTES = 8,
+    BATCH_MAX = 32,
+    SLOTS = BATCH_MAX,
+};
 
 static atomic_ulong allocation_count;
 
@@ -74,69 +81,89 @@ static int compare(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
+struct setup {
+    mc_engine_t *engine;
+    mc_segment_t segment;
+    long rounds;
+};
+
+static unsigned char memory[2 * SLOTS * BLOCK_BYTES];
+
+/* Submits `count` requests, polls until they are done and makes the batch ready again. */
+static unsigned long run_once(mc_batch_t *batch, const mc_request_t *requests, size_t count)
+{
+    unsigned long polls = 0;
+    mc_status_t status;
+    check(mc_batch_submit(batch, requests, count), "submit");
+    do {
+        status = mc_batch_poll(batch, NULL);
+        polls++;
+    } while (status == MC_IN_PROGRESS);
+    check(status, "poll");
+    check(mc_batch_reset(batch), "reset");
+    return polls;
+}
+
+static void measure(const struct setup *setup, const char *what, size_t count)
+{
+    static double round_ns[ROUNDS_MAX];
+    mc_request_t requests[BATCH_MAX];
+    mc_batch_t *batch = NULL;
+    unsigned long allocations = 0, polls = 0;
+    check(mc_batch_create(setup->engine, count, &batch), "batch");
+    memset(memory, 0, sizeof memory);
+    memset(memory, 1, count * BLOCK_BYTES);
+    for (size_t i = 0; i < count; i++)
+        requests[i] = (mc_request_t){
+            .operation = MC_WRITE,
+            .local = memory + i * BLOCK_BYTES,
+            .segment = setup->segment,
+            .remote_address = (uint64_t)(uintptr_t)(memory + (SLOTS + i) * BLOCK_BYTES),
+            .length_bytes = BLOCK_BYTES,
+        };
+    size_t turns = OPERATIONS_PER_ROUND / count;
+    double operations = (double)(turns * count);
+    for (long round = -1; round < setup->rounds; round++) { /* The first round warms up. */
+        unsigned long allocations_before = atomic_load(&allocation_count), polls_now = 0;
+        uint64_t start = now_ns();
+        for (size_t turn = 0; turn < turns; turn++)
+            polls_now += run_once(batch, requests, count);
+        uint64_t elapsed = now_ns() - start;
+        if (round < 0)
+            continue;
+        round_ns[round] = (double)elapsed / operations;
+        allocations += atomic_load(&allocation_count) - allocations_before;
+        polls += polls_now;
+    }
+    if (memcmp(memory, memory + SLOTS * BLOCK_BYTES, count * BLOCK_BYTES)) {
+        fprintf(stderr, "submit_poll: the bytes did not arrive\n");
+        exit(1);
+    }
+    operations *= (double)setup->rounds;
+    qsort(round_ns, (size_t)setup->rounds, sizeof *round_ns, compare);
+    printf("{\"what\": \"%s\", \"min_ns\": %.1f, \"median_ns\": %.1f, \"max_ns\": %.1f, "
+           "\"allocations_per_operation\": %.4f, \"polls_per_operation\": %.2f}\n",
+           what, round_ns[0], round_ns[setup->rounds / 2], round_ns[setup->rounds - 1],
+           (double)allocations / operations, (double)polls / operations);
+    check(mc_batch_destroy(batch), "destroy batch");
+}
+
 int main(int argc, char **argv)
 {
-    static unsigned char memory[2 * SLOTS * BLOCK_BYTES];
-    static double round_ns[ROUNDS_MAX];
     static const char settings[] = "{\"protocol\": \"loopback\", \"local_name\": \"127.0.0.1\"}";
-    long rounds = argc > 1 ? atol(argv[1]) : 50;
-    mc_engine_t *engine = NULL;
-    mc_batch_t *batch = NULL;
-    mc_segment_t segment = 0;
+    struct setup setup = {.rounds = argc > 1 ? atol(argv[1]) : 50};
     char name[256];
-    if (rounds < 1 || rounds > ROUNDS_MAX) {
+    if (setup.rounds < 1 || setup.rounds > ROUNDS_MAX) {
         fprintf(stderr, "submit_poll: between 1 and %d rounds\n", ROUNDS_MAX);
         return 2;
     }
-    memset(memory, 1, sizeof memory / 2);
-    check(mc_engine_create_json(settings, sizeof settings - 1, &engine), "create");
+    check(mc_engine_create_json(settings, sizeof settings - 1, &setup.engine), "create");
     mc_buffer_t buffer = {.address = memory, .length_bytes = sizeof memory};
-    check(mc_buffer_register(engine, &buffer), "register");
-    check(mc_engine_local_name(engine, name, sizeof name, NULL), "name");
-    check(mc_segment_open(engine, name, &segment), "open");
-    check(mc_batch_create(engine, 1, &batch), "batch");
-
-    unsigned long allocations = 0, polls = 0;
-    for (long round = -1; round < rounds; round++) { /* The first round warms up. */
-        unsigned long allocations_before = atomic_load(&allocation_count);
-        uint64_t start = now_ns();
-        for (int i = 0; i < OPERATIONS_PER_ROUND; i++) {
-            size_t offset = (size_t)(i % SLOTS) * BLOCK_BYTES;
-            mc_request_t request = {
-                .operation = MC_WRITE,
-                .local = memory + offset,
-                .segment = segment,
-                .remote_address = (uint64_t)(uintptr_t)(memory + sizeof memory / 2 + offset),
-                .length_bytes = BLOCK_BYTES,
-            };
-            mc_status_t status;
-            check(mc_batch_submit(batch, &request, 1), "submit");
-            do {
-                status = mc_batch_poll(batch, NULL);
-                polls++;
-            } while (status == MC_IN_PROGRESS);
-            check(status, "poll");
-            check(mc_batch_reset(batch), "reset");
-        }
-        uint64_t elapsed = now_ns() - start;
-        if (round < 0) {
-            polls = 0;
-            continue;
-        }
-        round_ns[round] = (double)elapsed / OPERATIONS_PER_ROUND;
-        allocations += atomic_load(&allocation_count) - allocations_before;
-    }
-    if (memcmp(memory, memory + sizeof memory / 2, sizeof memory / 2)) {
-        fprintf(stderr, "submit_poll: the bytes did not arrive\n");
-        return 1;
-    }
-    double operations = (double)rounds * OPERATIONS_PER_ROUND;
-    qsort(round_ns, (size_t)rounds, sizeof *round_ns, compare);
-    printf("{\"what\": \"submit_poll\", \"min_ns\": %.1f, \"median_ns\": %.1f, \"max_ns\": %.1f, "
-           "\"allocations_per_operation\": %.4f, \"polls_per_operation\": %.2f}\n",
-           round_ns[0], round_ns[rounds / 2], round_ns[rounds - 1],
-           (double)allocations / operations, (double)polls / operations);
-    check(mc_batch_destroy(batch), "destroy batch");
-    check(mc_engine_destroy(engine), "destroy engine");
+    check(mc_buffer_register(setup.engine, &buffer), "register");
+    check(mc_engine_local_name(setup.engine, name, sizeof name, NULL), "name");
+    check(mc_segment_open(setup.engine, name, &setup.segment), "open");
+    measure(&setup, "submit_poll", 1);
+    measure(&setup, "submit_poll_batch", BATCH_MAX);
+    check(mc_engine_destroy(setup.engine), "destroy engine");
     return 0;
 }
