@@ -91,3 +91,31 @@ fn v2_moves_all_sizes() {
 fn v1_moves_all_sizes() {
     round_trips(Dialect::V1);
 }
+
+/// Requests that the target has read, but not begun to answer because earlier answers wait for the
+/// socket, are served without another event.
+#[test]
+fn reads_beyond_the_reply_backlog_are_all_answered() {
+    let length = 64 << 20;
+    let target_memory = pattern(length, 5);
+    let target = engine(Dialect::Auto);
+    register(&target, &target_memory);
+    for dialect in [Dialect::Auto, Dialect::V2] {
+        let own = engine(dialect);
+        let back = vec![0u8; length];
+        register(&own, &back);
+        let requests: Vec<Request> = (0..64)
+            .map(|part| Request {
+                operation: Operation::Read,
+                local: back.as_ptr() as usize + (part << 20),
+                segment: own.open_segment(target.local_name()).unwrap(),
+                remote_address: (target_memory.as_ptr() as usize + (part << 20)) as u64,
+                length: 1 << 20,
+            })
+            .collect();
+        for _ in 0..4 {
+            own.transfer(&requests, None).unwrap();
+        }
+        assert!(back == target_memory, "{dialect:?}");
+    }
+}

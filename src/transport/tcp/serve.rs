@@ -175,7 +175,13 @@ impl Served {
                     self.reset();
                     return Ok(Verdict::Close);
                 }
-                Step::Backlogged => return self.flush().map(|_| Verdict::Keep),
+                Step::Backlogged => {
+                    self.flush()?;
+                    // Requests may sit in the buffer already; no event would tell of them.
+                    if self.output.pending() > BACKLOG_BYTES {
+                        return Ok(Verdict::Keep);
+                    }
+                }
                 step @ (Step::Header | Step::Payload) => {
                     if drained || !self.receive(&step, &mut drained)? {
                         return self.settle();
