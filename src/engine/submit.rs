@@ -1,7 +1,5 @@
 //! Batches as callers see them, and the way from requests to slices on a route.
 
-use std::collections::hash_map::Entry;
-use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,8 +34,8 @@ pub struct Request {
     pub length: u64,
 }
 
-/// Segments that a batch has slices for, with the rails they went to.
-type Used = HashMap<SegmentId, (Arc<Segment>, Rails)>;
+/// Segments that a batch has slices for, with the rails they went to. Few, so a list.
+type Used = Vec<(Arc<Segment>, Rails)>;
 
 /// A batch and what is needed to drive and cancel it.
 pub(super) struct BatchShared {
@@ -102,7 +100,7 @@ impl Batch {
     pub fn poll(&self) -> BatchProgress {
         let Owner { batch, .. } = &*self.0;
         if !batch.core.is_done() {
-            for (segment, rails) in batch.used.lock().values() {
+            for (segment, rails) in batch.used.lock().iter() {
                 let _ = segment.with_state(|state| state.route.progress(*rails));
             }
         }
@@ -166,7 +164,7 @@ fn reset(batch: &BatchShared) -> Result<()> {
 }
 
 fn used(batch: &BatchShared) -> Vec<(Arc<Segment>, Rails)> {
-    batch.used.lock().values().map(|(segment, rails)| (Arc::clone(segment), *rails)).collect()
+    batch.used.lock().clone()
 }
 
 fn release(used: &[(Arc<Segment>, Rails)]) {
@@ -285,7 +283,7 @@ fn submit(
             ));
         }
     }
-    check(shared, requests)?;
+    let mut known = check(shared, requests)?;
     // Serialises submitters of one batch, and keeps `cancel` from missing a segment.
     let mut used = batch.used.lock();
     let first = batch.core.accept(requests.len())?;
@@ -318,14 +316,15 @@ fn submit(
             timeout,
             now,
             current: None,
+            recent: known.region.take(),
         };
         index += run.len();
-        let segment = run.first().map(|request| shared.segments.get(request.segment));
-        let opened = match segment {
-            Some(Ok(segment)) => segment.state().map(|state| (segment, state)),
-            Some(Err(error)) => Err(error),
-            None => continue,
+        let Some(id) = run.first().map(|request| request.segment) else { continue };
+        let segment = match known.segment.take().filter(|segment| segment.id == id) {
+            Some(segment) => Ok(segment),
+            None => shared.segments.get(id),
         };
+        let opened = segment.and_then(|segment| segment.state().map(|state| (segment, state)));
         let (segment, state) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -341,11 +340,11 @@ fn submit(
         }
         slices.segment = Some((&segment, &state));
         let rails = state.route.submit(&mut slices, driver);
-        match used.entry(segment.id) {
-            Entry::Occupied(mut entry) => entry.get_mut().1.add(rails),
-            Entry::Vacant(entry) => {
-                entry.insert((Arc::clone(&segment), rails));
-            }
+        known.region = slices.recent.take();
+        drop(slices);
+        match used.iter_mut().rev().find(|(other, _)| other.id == segment.id) {
+            Some((_, all)) => all.add(rails),
+            None => used.push((segment, rails)),
         }
     }
     if let Some(notify) = notify {
@@ -354,23 +353,45 @@ fn submit(
     Ok(())
 }
 
-/// What is wrong with the caller's own side, found before anything starts.
-fn check(shared: &Shared, requests: &[Request]) -> Result<()> {
+/// What the check found and the submission uses again.
+#[derive(Default)]
+struct Known {
+    segment: Option<Arc<Segment>>,
+    region: Option<Arc<Region>>,
+}
+
+/// Finds what is wrong with the caller's own side before anything starts.
+fn check(shared: &Shared, requests: &[Request]) -> Result<Known> {
+    let mut known = Known::default();
     for (index, request) in requests.iter().enumerate() {
         let add = |error: Error| error.with("request", index);
         if request.length > limits::REQUEST_BYTES_MAX {
             return Err(add(Error::new(ErrorKind::InvalidArgument, "the request is too long")
                 .with("length_bytes", request.length)));
         }
-        let repeats = index > 0 && requests[index - 1].segment == request.segment;
-        if !repeats {
-            shared.segments.get(request.segment).map_err(add)?;
+        if known.segment.as_ref().is_none_or(|segment| segment.id != request.segment) {
+            known.segment = Some(shared.segments.get(request.segment).map_err(add)?);
         }
         if request.length > 0 {
-            shared.registry.find(request.local as u64, request.length).map_err(add)?;
+            find_local(shared, request, &mut known.region).map_err(add)?;
         }
     }
-    Ok(())
+    Ok(known)
+}
+
+/// The region of a request's local range; mostly the one of the request before.
+fn find_local<'a>(
+    shared: &Shared,
+    request: &Request,
+    recent: &'a mut Option<Arc<Region>>,
+) -> Result<&'a Arc<Region>> {
+    let address = request.local as u64;
+    let again = recent.take().filter(|r| r.contains(address, request.length) && !r.is_closed());
+    let region = match again {
+        Some(region) => region,
+        None => shared.registry.find(address, request.length)?,
+    };
+    Ok(recent.insert(region))
 }
 
 struct Current<'a> {
@@ -394,6 +415,8 @@ struct Slices<'a> {
     timeout: Option<Duration>,
     now: Instant,
     current: Option<Current<'a>>,
+    /// The local region of the last request.
+    recent: Option<Arc<Region>>,
 }
 
 impl Slices<'_> {
@@ -439,8 +462,8 @@ impl Slices<'_> {
             self.start(index, 0);
             return Some(false);
         }
-        let region = match self.shared.registry.find(request.local as u64, request.length) {
-            Ok(region) => region,
+        let region = match find_local(self.shared, request, &mut self.recent) {
+            Ok(region) => Arc::clone(region),
             Err(error) => {
                 self.start(index, 1);
                 self.tasks.slice_failed(task, error);

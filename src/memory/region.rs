@@ -126,12 +126,18 @@ impl Region {
 
     /// Takes a lease, or says that the region is gone.
     pub fn lease(self: &Arc<Self>) -> Result<Lease> {
+        std::mem::forget(self.begin_use()?);
+        Ok(Lease(Arc::clone(self)))
+    }
+
+    /// A lease that borrows the region.
+    fn begin_use(&self) -> Result<Use<'_>> {
         // The count cannot reach CLOSED: a lease needs a thread inside a system call.
         if self.leases.fetch_add(1, Ordering::AcqRel) & CLOSED != 0 {
             self.leases.fetch_sub(1, Ordering::Release);
             return Err(self.gone());
         }
-        Ok(Lease(Arc::clone(self)))
+        Ok(Use(self))
     }
 
     fn gone(&self) -> Error {
@@ -157,7 +163,7 @@ impl Region {
     /// Copies `bytes` to `address`, which must lie inside.
     pub fn copy_in(self: &Arc<Self>, address: u64, bytes: &[u8]) -> Result<()> {
         self.check(address, bytes.len())?;
-        let _lease = self.lease()?;
+        let _use = self.begin_use()?;
         // SAFETY: the destination was checked to lie inside this region, the lease keeps the
         // region registered, and the owner promised that a registered range is mapped. `bytes` is
         // ours alone, so the ranges cannot overlap.
@@ -177,8 +183,8 @@ impl Region {
     ) -> Result<()> {
         from.check(source, length)?;
         to.check(target, length)?;
-        let _from = from.lease()?;
-        let _to = to.lease()?;
+        let _from = from.begin_use()?;
+        let _to = to.begin_use()?;
         // SAFETY: both ranges were checked to lie inside regions that the leases keep registered
         // and that their owners promised to be mapped. `copy` allows overlap.
         unsafe {
@@ -209,6 +215,15 @@ impl Lease {
 }
 
 impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.leases.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The same for the length of a borrow.
+struct Use<'a>(&'a Region);
+
+impl Drop for Use<'_> {
     fn drop(&mut self) {
         self.0.leases.fetch_sub(1, Ordering::Release);
     }

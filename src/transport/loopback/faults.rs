@@ -1,6 +1,9 @@
 //! Faults on command, as seeded random choices.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -60,8 +63,8 @@ impl Faults {
         Ok(faults)
     }
 
-    pub(super) fn fails_registration(&self) -> bool {
-        self.registration
+    fn any(&self) -> bool {
+        self.fail_ppm | self.reset_ppm | self.half_ppm | self.drop_ppm != 0 || !self.delay.is_zero()
     }
 
     pub(super) fn draw(&mut self) -> Fate {
@@ -90,6 +93,37 @@ impl Faults {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+}
+
+/// The faults of a transport, shared with its routes; without faults a look costs no lock.
+#[derive(Debug)]
+pub(super) struct SharedFaults {
+    any: AtomicBool,
+    faults: Mutex<Faults>,
+}
+
+impl SharedFaults {
+    pub(super) fn new(faults: Faults) -> SharedFaults {
+        SharedFaults { any: AtomicBool::new(faults.any()), faults: Mutex::new(faults) }
+    }
+
+    pub(super) fn replace(&self, faults: Faults) {
+        *self.faults.lock() = faults;
+        self.any.store(faults.any(), Ordering::Release);
+    }
+
+    pub(super) fn get(&self) -> Faults {
+        *self.faults.lock()
+    }
+
+    /// What happens to the next slice, and how long it takes.
+    pub(super) fn draw(&self) -> (Fate, Duration) {
+        if !self.any.load(Ordering::Acquire) {
+            return (Fate::Move, Duration::ZERO);
+        }
+        let mut faults = self.faults.lock();
+        (faults.draw(), faults.delay)
     }
 }
 

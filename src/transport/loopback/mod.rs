@@ -9,6 +9,7 @@ mod faults;
 mod route;
 
 pub use faults::Faults;
+use faults::SharedFaults;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -32,7 +33,7 @@ fn tables() -> &'static Tables {
 /// The transport.
 pub struct Loopback {
     instance: [u8; 16],
-    faults: Arc<Mutex<Faults>>,
+    faults: Arc<SharedFaults>,
     recovery: Arc<dyn Recovery>,
     routes: Mutex<Vec<Weak<route::LoopbackRoute>>>,
 }
@@ -48,7 +49,7 @@ impl Loopback {
         tables().write().insert(instance, Arc::downgrade(table));
         Loopback {
             instance,
-            faults: Arc::new(Mutex::new(faults)),
+            faults: Arc::new(SharedFaults::new(faults)),
             recovery,
             routes: Mutex::new(Vec::new()),
         }
@@ -56,14 +57,15 @@ impl Loopback {
 
     /// Replaces the faults; what is delayed already keeps its delay.
     pub fn set_faults(&self, faults: Faults) {
-        *self.faults.lock() = faults;
+        self.faults.replace(faults);
     }
 }
 
 /// The route to memory of this process: no descriptor, no connection.
 pub fn local_route(table: Arc<dyn RegionTable>, recovery: Arc<dyn Recovery>) -> Arc<dyn Route> {
     let table = Arc::downgrade(&table);
-    Arc::new(route::LoopbackRoute::new(table, Arc::new(Mutex::new(Faults::default())), recovery))
+    let faults = Arc::new(SharedFaults::new(Faults::default()));
+    Arc::new(route::LoopbackRoute::new(table, faults, recovery))
 }
 
 impl Transport for Loopback {
@@ -76,7 +78,7 @@ impl Transport for Loopback {
     }
 
     fn register(&self, _: &Arc<Region>) -> Result<RegionKeys> {
-        if self.faults.lock().fails_registration() {
+        if self.faults.get().registration {
             return Err(Error::new(ErrorKind::Resource, "registration failed on command"));
         }
         Ok(RegionKeys::default())
@@ -125,6 +127,6 @@ impl Transport for Loopback {
     }
 
     fn dump(&self) -> serde_json::Value {
-        serde_json::json!({ "faults": format!("{:?}", *self.faults.lock()) })
+        serde_json::json!({ "faults": format!("{:?}", self.faults.get()) })
     }
 }

@@ -1,7 +1,7 @@
 //! The route of the loopback transport: copies, and slices that wait because a fault says so.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ use super::super::{
     Driver, Operation, OwnerId, Rails, Recovery, RegionTable, Route, Scope, Slice, SplitRule,
     WaitSource,
 };
-use super::faults::{Fate, Faults};
+use super::faults::{Fate, SharedFaults};
 
 const RULE: SplitRule =
     SplitRule { slice_bytes_max: 64 << 20, stripe_bytes_min: u64::MAX, rails: 1 };
@@ -33,36 +33,33 @@ struct State {
     table: Weak<dyn RegionTable>,
     recovery: Arc<dyn Recovery>,
     waiting: Mutex<Vec<Waiting>>,
-    closed: Mutex<Option<Error>>,
+    closed: OnceLock<Error>,
     retired: AtomicBool,
 }
 
 pub(super) struct LoopbackRoute {
     state: Arc<State>,
-    faults: Arc<Mutex<Faults>>,
+    faults: Arc<SharedFaults>,
 }
 
 impl LoopbackRoute {
     pub(super) fn new(
         table: Weak<dyn RegionTable>,
-        faults: Arc<Mutex<Faults>>,
+        faults: Arc<SharedFaults>,
         recovery: Arc<dyn Recovery>,
     ) -> LoopbackRoute {
         let state = State {
             table,
             recovery,
             waiting: Mutex::new(Vec::new()),
-            closed: Mutex::new(None),
+            closed: OnceLock::new(),
             retired: AtomicBool::new(false),
         };
         LoopbackRoute { state: Arc::new(state), faults }
     }
 
     fn take(&self, slice: Slice) {
-        let (fate, delay) = {
-            let mut faults = self.faults.lock();
-            (faults.draw(), faults.delay)
-        };
+        let (fate, delay) = self.faults.draw();
         if fate != Fate::Drop && delay.is_zero() {
             self.state.serve(slice, fate);
             return;
@@ -193,9 +190,8 @@ impl Route for LoopbackRoute {
 
     fn submit(&self, slices: &mut dyn Iterator<Item = Slice>, _: Driver) -> Rails {
         for slice in slices {
-            let closed = self.state.closed.lock().clone();
-            match closed {
-                Some(error) => slice.fail(error),
+            match self.state.closed.get() {
+                Some(error) => slice.fail(error.clone()),
                 None if self.state.retired.load(Ordering::Acquire) => {
                     let error = lost("the route is retired");
                     self.state.recovery.recover(slice, error, Scope::Endpoint);
@@ -219,7 +215,7 @@ impl Route for LoopbackRoute {
     }
 
     fn close(&self, error: &Error) {
-        self.state.closed.lock().get_or_insert(error.clone());
+        let _ = self.state.closed.set(error.clone());
         self.state.fail_waiting(|_| true, error);
     }
 
