@@ -2,11 +2,13 @@
 //!
 //! An [`engine::Engine`] owns registered memory, threads and connections; peers name its segment
 //! and read or write inside it. Layers, top to bottom: `capi` (C functions), `engine`,
-//! `transport` and `metadata` (one folder or file per backend), `memory` and `net`, `config`, and
-//! at the bottom `error`, `time`, `limits`. A layer never names one above it.
+//! `transport` and `metadata` (one folder or file per backend), `descriptor` (what both know of a
+//! peer), `net` and `memory`, `config`, and at the bottom `error`, `time`, `limits`. A layer never
+//! names one above it; `tests/architecture.rs` reads the imports.
 
 pub mod capi;
 pub mod config;
+pub mod descriptor;
 pub mod engine;
 pub mod error;
 mod json;

@@ -4,12 +4,12 @@
 #[path = "common/peak_alloc.rs"]
 mod peak_alloc;
 
-use mooncake::error::{ErrorKind, Result};
-use mooncake::limits;
-use mooncake::metadata::descriptor::{
+use mooncake::descriptor::{
     BufferDescriptor, DeviceDescriptor, Dialect, NativeBuffer, NativeExtension, Protocols,
     SegmentDescriptor,
 };
+use mooncake::error::{ErrorKind, Result};
+use mooncake::limits;
 use mooncake::metadata::document::RpcMeta;
 use mooncake::net::handshake::{
     encode_frame, encode_reply, ConnectionMessage, Frame, FrameDecoder, Framing, MessageType,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use mooncake::metadata::descriptor::{Dialect, SegmentDescriptor};
+use mooncake::descriptor::{Dialect, SegmentDescriptor};
 use mooncake::metadata::document::{ram_key, rpc_meta_key, RpcMeta};
 use mooncake::net::handshake::{
     check_json, encode_frame, encode_reply, ConnectionMessage, Frame, FrameDecoder, Framing,

@@ -4,7 +4,7 @@
 //! A function here panics where a codec breaks a promise: what it accepted must be within bounds
 //! and, written again, must read as the same.
 
-use mooncake::metadata::descriptor::{Dialect, SegmentDescriptor};
+use mooncake::descriptor::{Dialect, SegmentDescriptor};
 use mooncake::metadata::document::RpcMeta;
 use mooncake::net::handshake::{
     check_json, encode_reply, ConnectionMessage, FrameDecoder, NotifyMessage, ProbeReply,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{unknown_environment_names, EngineConfig, ProcessEnvironment};
+use crate::descriptor::{Dialect, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metadata::descriptor::{Dialect, SegmentDescriptor};
 use crate::metadata::directory::StoreDirectory;
 use crate::metadata::document::RpcMeta;
 use crate::metadata::handshake_server::{HandshakeHandler, HandshakeServer};

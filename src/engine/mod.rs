@@ -36,18 +36,18 @@ pub use segment::{SegmentBuffer, SegmentId, LOCAL_SEGMENT};
 pub use submit::{Batch, Request};
 
 use crate::config::EngineConfig;
+use crate::descriptor::{
+    BufferDescriptor, NativeBuffer, NativeExtension, PeerAddress, SegmentDescriptor,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{location_is_valid, Region};
-use crate::metadata::descriptor::{
-    BufferDescriptor, NativeBuffer, NativeExtension, SegmentDescriptor,
-};
 use crate::metadata::document::RpcMeta;
 use crate::metadata::handshake_server::HandshakeServer;
 use crate::metadata::Directory;
 use crate::metrics::Metrics;
 use crate::net::wake::EventFd;
 use crate::time::Deadline;
-use crate::transport::{PeerAddress, Recovery, RegionKeys, Route, Transport};
+use crate::transport::{Recovery, RegionKeys, Route, Transport};
 
 use control::{Control, Job};
 use registry::{Placement, Registry};

@@ -1,7 +1,7 @@
 //! The buffers of a peer, arranged for look-up.
 
+use crate::descriptor::SegmentDescriptor;
 use crate::memory::Access;
-use crate::metadata::descriptor::SegmentDescriptor;
 use crate::transport::Operation;
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ impl RemoteIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::descriptor::BufferDescriptor;
+    use crate::descriptor::BufferDescriptor;
 
     fn index(ranges: &[(u64, u64)]) -> RemoteIndex {
         let buffers = ranges

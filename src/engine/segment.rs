@@ -8,9 +8,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 
+use crate::descriptor::PeerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::transport::{Operation, PeerAddress, Route, Scope, Slice};
+use crate::transport::{Operation, Route, Scope, Slice};
 
 use super::remote::{Found, RemoteIndex};
 

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::descriptor::{Dialect, PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Deadline;
-use crate::transport::PeerAddress;
 
-use super::descriptor::{Dialect, SegmentDescriptor};
 use super::document::{ram_key, rpc_meta_key, RpcMeta};
 use super::{Directory, Lifetime, MetadataStore};
 

@@ -5,18 +5,16 @@
 //! asking the peers themselves (`P2PHANDSHAKE`). Calls may block up to their deadline and are
 //! therefore made on the caller's thread or on control threads, never on data threads.
 
-pub mod descriptor;
 pub mod directory;
 pub mod document;
 pub mod handshake_server;
 pub mod memory;
 pub mod p2p;
 
+use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::Result;
 use crate::time::Deadline;
-use crate::transport::PeerAddress;
 
-use descriptor::SegmentDescriptor;
 use document::RpcMeta;
 
 /// How long an entry should outlive its writer.

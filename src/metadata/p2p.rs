@@ -8,13 +8,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::descriptor::{Dialect, PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::address::{self, Family};
 use crate::net::handshake::{encode_frame, FrameDecoder, Framing, MessageType};
 use crate::time::Deadline;
-use crate::transport::PeerAddress;
 
-use super::descriptor::{Dialect, SegmentDescriptor};
 use super::document::RpcMeta;
 use super::Directory;
 

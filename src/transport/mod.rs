@@ -10,9 +10,9 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
-use crate::metadata::descriptor::SegmentDescriptor;
 
 pub mod loopback;
 pub mod tcp;
@@ -285,15 +285,6 @@ pub trait Route: Send + Sync {
 
     /// State for the dump.
     fn dump(&self) -> serde_json::Value;
-}
-
-/// Everything needed to reach a segment's owner.
-#[derive(Debug)]
-pub struct PeerAddress {
-    /// What the owner published.
-    pub descriptor: SegmentDescriptor,
-    /// Host of its data plane, resolved by the metadata layer where the descriptor lacks it.
-    pub host: String,
 }
 
 /// A way to move bytes.

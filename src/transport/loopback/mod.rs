@@ -16,11 +16,11 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
-use crate::metadata::descriptor::SegmentDescriptor;
 
-use super::{Capabilities, PeerAddress, Recovery, RegionKeys, RegionTable, Route, Transport};
+use super::{Capabilities, Recovery, RegionKeys, RegionTable, Route, Transport};
 
 type Tables = RwLock<HashMap<[u8; 16], Weak<dyn RegionTable>>>;
 

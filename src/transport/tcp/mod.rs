@@ -26,12 +26,12 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use crate::config::Dialect;
+use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
-use crate::metadata::descriptor::SegmentDescriptor;
 use crate::metrics::Metrics;
 
-use super::{Capabilities, PeerAddress, Recovery, RegionKeys, RegionTable, Route, Transport};
+use super::{Capabilities, Recovery, RegionKeys, RegionTable, Route, Transport};
 
 pub use settings::Settings;
 pub use wire::native::VERSION as NATIVE_VERSION;

@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::descriptor::PeerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::net::address::{resolve, Family};
-use crate::transport::{
-    Driver, OwnerId, PeerAddress, Rails, Recovery, Route, Slice, SplitRule, WaitSource,
-};
+use crate::transport::{Driver, OwnerId, Rails, Recovery, Route, Slice, SplitRule, WaitSource};
 
 use super::health::Health;
 use super::lane::{Lane, Peer, Wire};

@@ -1,9 +1,11 @@
 //! The segment descriptor: what a peer must know to reach a segment, as a JSON document.
 //!
-//! Pure: no service, no cache, any thread. The document is the one upstream engines publish and
-//! read; one member more, `mooncake_native`, speaks to our own engines and is ignored by upstream.
-//! A decoded descriptor has passed every check that upstream's readers make and those that keep
-//! arithmetic on its addresses safe; it says nothing about whether the peer tells the truth.
+//! Below `metadata`, which finds descriptors, and `transport`, which reads them, so that neither
+//! knows the other. Pure: no service, no cache, any thread. The document is the one upstream
+//! engines publish and read; one member more, `mooncake_native`, speaks to our own engines and is
+//! ignored by upstream. A decoded descriptor has passed every check that upstream's readers make
+//! and those that keep arithmetic on its addresses safe; it says nothing about whether the peer
+//! tells the truth.
 //!
 //! Layouts of buffers are kept for what this library moves: `name`, `addr`, `length` and, for the
 //! RDMA family, keys. Members that only other protocols use (`shm_name`, `offset`, `file_path`)
@@ -54,6 +56,15 @@ pub struct SegmentDescriptor {
     pub rank_info: Option<Value>,
     /// What only our own engines publish and read.
     pub native: Option<NativeExtension>,
+}
+
+/// Everything needed to reach a segment's owner.
+#[derive(Debug)]
+pub struct PeerAddress {
+    /// What the owner published.
+    pub descriptor: SegmentDescriptor,
+    /// Host of its data plane, resolved by the metadata layer where the descriptor lacks it.
+    pub host: String,
 }
 
 /// One registered range.
