@@ -113,30 +113,50 @@ static void texts_are_cut_to_fit(void) {
     CHECK_OK(mc_engine_destroy(engine));
 }
 
-static void metrics_count(void) {
-    static unsigned char memory[8192];
-    mc_engine_t *engine = check_engine("loopback");
-    mc_segment_t own = check_open(engine, engine);
+static mc_metrics_t metrics_of(const mc_engine_t *engine) {
     mc_metrics_t metrics;
-    char *text;
-    size_t length = 0;
-    check_register(engine, memory, sizeof memory, 0);
-    REQUIRE_OK(mc_write(engine, own, memory, check_address(memory + 4096), 4096, 0));
     memset(&metrics, 0, sizeof metrics);
     metrics.struct_size = sizeof metrics;
     CHECK_OK(mc_engine_metrics(engine, &metrics));
     CHECK(metrics.struct_size == sizeof metrics);
-    CHECK(metrics.requests == 1);
-    CHECK(metrics.requests_failed == 0);
-    CHECK(metrics.written_bytes == 4096);
-    CHECK(metrics.read_bytes == 0);
+    return metrics;
+}
 
-    CHECK_OK(mc_engine_metrics_text(engine, NULL, 0, &length));
+static void metrics_count(void) {
+    static unsigned char memory[8192];
+    mc_engine_t *us = check_engine("tcp");
+    mc_engine_t *peer = check_engine("tcp");
+    mc_segment_t segment;
+    mc_metrics_t metrics;
+    char *text;
+    size_t length = 0;
+    check_register(us, memory, 4096, 0);
+    check_register(peer, memory + 4096, 4096, 0);
+    segment = check_open(us, peer);
+    REQUIRE_OK(mc_write(us, segment, memory, check_address(memory + 4096), 4096, 0));
+    REQUIRE_OK(mc_read(us, segment, memory, check_address(memory + 4096), 1024, 0));
+    CHECK(mc_write(us, segment, memory, 64, 16, 0) < 0);
+    metrics = metrics_of(us);
+    CHECK(metrics.requests == 3);
+    CHECK(metrics.requests_failed == 1);
+    CHECK(metrics.written_bytes == 4096);
+    CHECK(metrics.read_bytes == 1024);
+    CHECK(metrics.received_bytes == 0 && metrics.served_bytes == 0);
+    CHECK(metrics.connections_opened >= 1);
+    metrics = metrics_of(peer);
+    CHECK(metrics.requests == 0);
+    CHECK(metrics.received_bytes == 4096);
+    CHECK(metrics.served_bytes == 1024);
+    CHECK(metrics.connections_accepted >= 1);
+
+    CHECK_OK(mc_engine_metrics_text(us, NULL, 0, &length));
     text = (char *)malloc(length + 64);
-    CHECK_OK(mc_engine_metrics_text(engine, text, length + 64, &length));
-    CHECK(strstr(text, "mooncake_requests_total 1") != NULL);
+    CHECK_OK(mc_engine_metrics_text(us, text, length + 64, &length));
+    CHECK(strstr(text, "mooncake_requests_total 3") != NULL);
+    CHECK(strstr(text, "mooncake_written_bytes_total 4096") != NULL);
     free(text);
-    CHECK_OK(mc_engine_destroy(engine));
+    CHECK_OK(mc_engine_destroy(us));
+    CHECK_OK(mc_engine_destroy(peer));
 }
 
 int main(void) {

@@ -38,7 +38,7 @@ static void serve(int to_parent, int from_parent, uint16_t rpc_port) {
     }
     CHECK_OK(mc_engine_destroy(engine));
     free(memory);
-    _exit(check_failures == 0 ? 0 : 1);
+    exit(check_failures == 0 ? 0 : 1);
 }
 
 typedef struct {

@@ -11,6 +11,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::handle::Noun;
 use super::last_error;
+use super::panic_hook;
 use super::status::{self, mc_status_t, MC_ERR_PANIC, MC_OK};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -79,10 +80,14 @@ fn panicked(payload: Box<dyn Any + Send>) -> mc_status_t {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    let error = Error::new(ErrorKind::Panic, format!("a defect of the library: {text}"));
+    let mut error = Error::new(ErrorKind::Panic, format!("a defect of the library: {text}"));
+    if let Some(place) = panic_hook::take_place() {
+        error = error.with("at", place);
+    }
     // Dropping a foreign payload may itself panic; one leaked box of a bug is the better end.
-    std::mem::forget(payload);
-    ::log::error!("{error}");
+    if !payload.is::<&str>() && !payload.is::<String>() {
+        std::mem::forget(payload);
+    }
     last_error::set(&error);
     MC_ERR_PANIC
 }

@@ -7,6 +7,7 @@ use super::boundary::{self, bad_argument, guard_ok, on_ok, Out};
 use super::handle::{Kind, Noun, Table};
 use super::log;
 use super::options::{self, Sized32};
+use super::panic_hook;
 use super::status::mc_status_t;
 use crate::config::{EngineConfig, Origin, ProcessEnvironment};
 use crate::engine::Engine;
@@ -228,6 +229,7 @@ pub unsafe extern "C" fn mc_engine_dump(
 }
 
 fn create(config: EngineConfig, engine_out: &Out<*mut mc_engine_t>) -> Result<()> {
+    panic_hook::install();
     if let Some(level) = &config.log_level {
         log::apply_setting(level);
     }

@@ -31,3 +31,4 @@ mod boundary;
 mod fork;
 mod handle;
 mod options;
+mod panic_hook;

@@ -55,6 +55,7 @@ macro_rules! old_tags {
 
 // build.rs reads the names from these lines.
 old_tags! {
+    "dladdr" "2.2.5";
     "dlsym" "2.2.5";
     "pthread_attr_getguardsize" "2.2.5";
     "pthread_attr_getstack" "2.2.5";

@@ -22,6 +22,8 @@ pub struct Faults {
     pub delay: Duration,
     /// Registrations fail.
     pub registration: bool,
+    /// Registrations panic, as a defect would; shows that nothing worse comes of it.
+    pub panic: bool,
     state: u64,
 }
 
@@ -41,7 +43,7 @@ impl Faults {
         Faults { state: seed, ..Faults::default() }
     }
 
-    /// Reads `fail=1000,reset=500,half=0,drop=0,delay_us=50,registration,seed=7`: counts are parts
+    /// Reads `fail=1000,reset=500,half=0,drop=0,delay_us=50,registration,panic,seed=7`: counts are parts
     /// of a million. Empty text means no faults.
     pub fn parse(text: &str) -> Result<Faults> {
         let mut faults = Faults::default();
@@ -56,6 +58,7 @@ impl Faults {
                 "drop" => faults.drop_ppm = ppm,
                 "delay_us" => faults.delay = Duration::from_micros(number.min(60_000_000)),
                 "registration" => faults.registration = number != 0,
+                "panic" => faults.panic = number != 0,
                 "seed" => faults.state = number,
                 _ => return Err(bad(part)),
             }

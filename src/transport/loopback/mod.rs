@@ -78,7 +78,11 @@ impl Transport for Loopback {
     }
 
     fn register(&self, _: &Arc<Region>) -> Result<RegionKeys> {
-        if self.faults.get().registration {
+        let faults = self.faults.get();
+        if faults.panic {
+            panic!("registration panics on command");
+        }
+        if faults.registration {
             return Err(Error::new(ErrorKind::Resource, "registration failed on command"));
         }
         Ok(RegionKeys::default())
