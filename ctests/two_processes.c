@@ -23,6 +23,9 @@ static void serve(int to_parent, int from_parent, uint16_t rpc_port) {
     hello_t hello;
     char byte;
     int tries = 0;
+    /* Not before the parent says so. */
+    while (read(from_parent, &byte, 1) < 0) {
+    }
     memset(&hello, 0, sizeof hello);
     options.rpc_port = rpc_port;
     /* The port of a killed predecessor can be busy for a moment. */
@@ -67,10 +70,11 @@ static child_t start(uint16_t rpc_port) {
     return child;
 }
 
-static hello_t hear(const child_t *child) {
+static hello_t begin(const child_t *child) {
     hello_t hello;
-    if (read(child->from_child, &hello, sizeof hello) != (ssize_t)sizeof hello) {
-        check_failed(__FILE__, __LINE__, "the child says nothing");
+    if (write(child->to_child, "!", 1) != 1 ||
+        read(child->from_child, &hello, sizeof hello) != (ssize_t)sizeof hello) {
+        check_failed(__FILE__, __LINE__, "the child does not begin");
         exit(1);
     }
     return hello;
@@ -98,7 +102,7 @@ int main(void) {
     child_t successor;
     check_tool();
     alarm(180);
-    hello = hear(&child);
+    hello = begin(&child);
     successor = start(hello.rpc_port);
 
     memory = (unsigned char *)malloc(2 * SIZE);
@@ -125,7 +129,7 @@ int main(void) {
     CHECK(check_last_error()[0] != '\0');
 
     /* Back under the same name: found again without help. */
-    second = hear(&successor);
+    second = begin(&successor);
     CHECK(strcmp(second.name, hello.name) == 0);
     for (tries = 0; tries < 100; tries++) {
         status = mc_write(engine, segment, memory, second.address, SIZE, 5000);
