@@ -9,6 +9,9 @@ from harness.report import expect
 BUFFER_BYTES = 72 * plan.MIB
 SETTLE_SECONDS = 10
 TRANSFER_SECONDS = 120
+# No cell moves more than 64 MiB. One that needs this long has waited for a deadline somewhere and got
+# over it by trying again, which is a defect and not a slow machine.
+STALL_SECONDS = 20
 # What both processes are started with beyond their kind: name and namespace, see `Kind.start`.
 HERE = ({}, {})
 
@@ -68,6 +71,8 @@ class Pair:
         expect(done["failed"] == 0,
                f"{done['count'] - done['failed']}/{done['count']} seed {seed}: {done['failures'][:3]}")
 
+        expect(done["seconds"] < STALL_SECONDS,
+               f"stalled: took {done['seconds']:.1f} s, seed {seed}")
         wanted = source.checksums("m", work.ranges(not at_initiator))
         late = self.kinds[0].settles_late and operation == "write"
         deadline = time.monotonic() + (SETTLE_SECONDS if late else 0)
