@@ -4,9 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A failed test is a panic.
 
+#[path = "common/c_header.rs"]
+mod c_header;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+
+use c_header::{root, section};
 
 /// Sections of the header: file in `src/capi`, title. The order is that of reading; a type is
 /// defined before its first use.
@@ -63,24 +67,7 @@ const INTRODUCTION: &str = r#"/*
 
 #[test]
 fn header_is_fresh() {
-    let fresh = header();
-    let path = root().join("include/mooncake.h");
-    if std::env::var_os("MOONCAKE_UPDATE").is_some() {
-        fs::write(&path, &fresh).unwrap();
-        return;
-    }
-    let checked_in = fs::read_to_string(&path).unwrap_or_default();
-    if fresh == checked_in {
-        return;
-    }
-    let generated = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mooncake.h");
-    fs::write(&generated, &fresh).unwrap();
-    let line = fresh.lines().zip(checked_in.lines()).take_while(|(a, b)| a == b).count() + 1;
-    panic!(
-        "include/mooncake.h is not what src/capi says, from line {line} on; compare with {} and \
-         run: MOONCAKE_UPDATE=1 cargo test --test header",
-        generated.display()
-    );
+    c_header::keep_fresh("mooncake.h", &header(), "header");
 }
 
 #[test]
@@ -130,10 +117,6 @@ fn function_name(line: &str) -> Option<&str> {
         .then_some(name)
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn header() -> String {
     let mut header = String::from(INTRODUCTION);
     header.push_str(
@@ -148,64 +131,10 @@ fn header() -> String {
             header.push_str("/** Version this header belongs to, as text. */\n");
             writeln!(header, "#define MC_VERSION_STRING \"{version}\"\n").unwrap();
         }
-        header.push_str(&section(&root().join(format!("src/capi/{file}.rs"))));
+        header.push_str(&section(&[root().join(format!("src/capi/{file}.rs"))], |_| {}));
     }
     header.push_str(
         "\n#ifdef __cplusplus\n} /* extern \"C\" */\n#endif\n\n#endif /* MOONCAKE_H */\n",
     );
     header
-}
-
-fn section(source: &Path) -> String {
-    let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).unwrap();
-    let mut bytes = Vec::new();
-    cbindgen::Builder::new()
-        .with_config(config)
-        .with_src(source)
-        .generate()
-        .unwrap_or_else(|error| panic!("{}: {error}", source.display()))
-        .write(&mut bytes);
-    let text = String::from_utf8(bytes).unwrap();
-    let lines: Vec<String> = text.lines().map(parenthesised).collect();
-    short_comments(&lines)
-}
-
-/// Puts a comment of one line in one line, and constants that belong together next to each other.
-fn short_comments(lines: &[String]) -> String {
-    let mut text = String::new();
-    let mut rest = lines;
-    while let Some(line) = rest.first() {
-        if let [open, body, close, ..] = rest {
-            let indent = &open[..open.len() - open.trim_start().len()];
-            if let (true, Some(words), "*/") =
-                (open.trim() == "/**", body.trim().strip_prefix("* "), close.trim())
-            {
-                let short = format!("{indent}/** {words} */");
-                if short.len() <= 100 {
-                    writeln!(text, "{short}").unwrap();
-                    rest = &rest[3..];
-                    continue;
-                }
-            }
-        }
-        let between_constants = line.is_empty()
-            && text.lines().last().is_some_and(|last| last.starts_with("#define"))
-            && rest.get(4).is_some_and(|next| next.starts_with("#define"));
-        if !between_constants {
-            writeln!(text, "{line}").unwrap();
-        }
-        rest = &rest[1..];
-    }
-    text
-}
-
-/// A negative constant needs parentheses: `-MC_ERR_X` must not read `--100`.
-fn parenthesised(line: &str) -> String {
-    let mut words = line.splitn(3, ' ');
-    match (words.next(), words.next(), words.next()) {
-        (Some("#define"), Some(name), Some(value)) if value.starts_with('-') => {
-            format!("#define {name} ({value})")
-        }
-        _ => line.to_owned(),
-    }
 }

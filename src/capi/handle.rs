@@ -26,7 +26,8 @@ const INDEX_BITS: u32 = 22;
 const GENERATION_BITS: u32 = 36;
 const KIND_SHIFT: u32 = INDEX_BITS + GENERATION_BITS;
 const KIND_BITS: u32 = 5;
-const HANDLE_MARK: u64 = 1 << 63;
+/// The bit every handle has.
+pub(crate) const HANDLE_MARK: u64 = 1 << 63;
 const _: () = assert!(KIND_SHIFT + KIND_BITS == 63);
 
 // The slot's state word: generation (36) | poisoned (1) | phase (2) | pins (25).
@@ -54,6 +55,8 @@ pub(crate) enum Kind {
     Engine = 1,
     Batch = 2,
     Notifications = 3,
+    UpstreamEngine = 4,
+    UpstreamBatch = 5,
 }
 
 /// A type C holds handles of. One type has one table, so a handle cannot name another type's slot.

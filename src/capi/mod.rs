@@ -2,7 +2,8 @@
 //!
 //! For: checking what comes from C, translating it, calling one Rust method, translating the answer
 //! back. One file per C noun; `include/mooncake.h` is generated from these files, and their
-//! documentation comments are the reference of the C API.
+//! documentation comments are the reference of the C API. [`upstream`] is a second C API, that of
+//! the upstream transfer engine.
 //! Owns: the tables of live handles ([`handle`]), the thread's last error text, the log sink.
 //! Threads: any thread of the host, at any time, also while another thread destroys the handle.
 //! Must not: hold logic, block beyond what the called method does, unwind into C, or read memory
@@ -25,6 +26,7 @@ pub mod notify;
 pub mod segment;
 pub mod status;
 pub mod transfer;
+pub mod upstream;
 pub mod version;
 
 mod boundary;
