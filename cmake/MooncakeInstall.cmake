@@ -7,7 +7,6 @@ install(FILES "${mooncake_library_dir}/${mooncake_soname}" "${mooncake_library_d
         DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES "${cargo_output}/libmooncake.a" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 if(MOONCAKE_INSTALL_TRANSFER_ENGINE_LINK)
-    file(CREATE_LINK "${mooncake_soname}" "${mooncake_library_dir}/libtransfer_engine.so" SYMBOLIC)
     install(FILES "${mooncake_library_dir}/libtransfer_engine.so"
             DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 endif()
