@@ -5,7 +5,7 @@
 static void *wrong_engines[6];
 
 static void on_every_function(void *engine) {
-    char memory[64];
+    static char memory[64];
     char text[64];
     char word[] = "word";
     buffer_entry_t buffer;
@@ -51,7 +51,7 @@ static void on_every_function(void *engine) {
 }
 
 static void creation(void) {
-    static const char *const refused[] = {"foo://host", "://", "memory://", "http://[", "etcd://"};
+    static const char *const refused[] = {"foo://host", "://", "http://[", "etcd://"};
     char *endless = (char *)malloc(1 << 20);
     size_t index;
     memset(endless, 'a', (1 << 20) - 1);
@@ -203,7 +203,7 @@ int main(void) {
     wrong_engines[1] = (void *)local;
     wrong_engines[2] = gone;
     wrong_engines[3] = (void *)of_the_other_api;
-    wrong_engines[4] = (char *)engine + 1;
+    wrong_engines[4] = (void *)((uintptr_t)engine ^ 1u << 20);
     wrong_engines[5] = (void *)(uintptr_t)allocateBatchID(engine, 1);
     for (index = 0; index < sizeof wrong_engines / sizeof wrong_engines[0]; index++)
         on_every_function(wrong_engines[index]);
