@@ -74,6 +74,8 @@ struct TaskCell {
     state: AtomicU8,
     slices_left: AtomicU32,
     transferred_bytes: AtomicU64,
+    // Set before the lock of `error` is ever taken, so that tasks that end well never take it.
+    has_error: AtomicBool,
     error: Mutex<Option<Error>>,
 }
 
@@ -173,10 +175,13 @@ impl BatchCore {
         if cell.slices_left.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        let state = match &*cell.error.lock() {
-            None => COMPLETED,
-            Some(error) if error.kind() == ErrorKind::Cancelled => CANCELLED,
-            Some(_) => FAILED,
+        let state = if cell.has_error.load(Ordering::Acquire) {
+            match &*cell.error.lock() {
+                Some(error) if error.kind() == ErrorKind::Cancelled => CANCELLED,
+                _ => FAILED,
+            }
+        } else {
+            COMPLETED
         };
         cell.state.store(state, Ordering::Release);
         if state != COMPLETED {
@@ -266,8 +271,11 @@ impl BatchCore {
         if !self.is_done() {
             return Err(Error::new(ErrorKind::Busy, "the batch has tasks in flight"));
         }
-        for cell in self.chunks.iter().filter_map(OnceLock::get).flat_map(|chunk| chunk.iter()) {
-            if cell.state.swap(WAITING, Ordering::AcqRel) >= FAILED {
+        let used = self.submitted.load(Ordering::Acquire);
+        for cell in (0..used).filter_map(|index| self.cell(index)) {
+            cell.state.store(WAITING, Ordering::Release);
+            if cell.has_error.load(Ordering::Acquire) {
+                cell.has_error.store(false, Ordering::Release);
                 *cell.error.lock() = None;
             }
         }
@@ -310,7 +318,6 @@ impl BatchCore {
     pub(super) fn remove_sleeper(&self, sleeper: &Arc<EventFd>) {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         self.sleeping.lock().retain(|s| !Arc::ptr_eq(s, sleeper));
-        sleeper.clear();
     }
 }
 
@@ -331,6 +338,7 @@ impl Tasks for BatchCore {
     fn slice_failed(&self, task: u32, error: Error) {
         let index = task as usize;
         if let Some(cell) = self.cell(index) {
+            cell.has_error.store(true, Ordering::Release);
             cell.error.lock().get_or_insert(error);
             self.slice_ended(index, cell);
         }

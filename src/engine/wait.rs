@@ -48,7 +48,10 @@ impl Shared {
                         segment.with_state(|state| state.route.wait_sources(*rails, &mut sources));
                 }
                 let raw: Vec<_> = sources.iter().map(|s| (s.fd, s.writable)).collect();
-                sleep_on(&waker, &raw, deadline.saturating_duration_since(now).min(SLEEP_MAX));
+                let time = deadline.saturating_duration_since(now).min(SLEEP_MAX);
+                if sleep_on(&waker, &raw, time) {
+                    waker.clear();
+                }
             }
             core.remove_sleeper(&waker);
             self.return_waker(waker);

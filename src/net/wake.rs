@@ -53,8 +53,8 @@ impl AsRawFd for EventFd {
 
 /// Sleeps until `event` is signalled, one of the sources is ready, or the time is over. Sources are
 /// raw: another thread may close one meanwhile, which at worst costs the rest of the time, so
-/// callers keep `timeout` short.
-pub fn sleep_on(event: &EventFd, sources: &[(RawFd, bool)], timeout: Duration) {
+/// callers keep `timeout` short. True if `event` is signalled.
+pub fn sleep_on(event: &EventFd, sources: &[(RawFd, bool)], timeout: Duration) -> bool {
     // A thread waits on few connections; more than this are woken by `event` or the time.
     const SOURCES: usize = 64;
     let unused = libc::pollfd { fd: -1, events: 0, revents: 0 };
@@ -71,5 +71,8 @@ pub fn sleep_on(event: &EventFd, sources: &[(RawFd, bool)], timeout: Duration) {
     };
     // SAFETY: `fds` holds `count + 1` initialised elements and lives until the call returns; a
     // descriptor that is no longer open is reported in `revents`, nothing else happens to it.
-    unsafe { libc::ppoll(fds.as_mut_ptr(), (count + 1) as libc::nfds_t, &time, std::ptr::null()) };
+    let ready = unsafe {
+        libc::ppoll(fds.as_mut_ptr(), (count + 1) as libc::nfds_t, &time, std::ptr::null())
+    };
+    ready > 0 && fds[0].revents != 0
 }
