@@ -13,8 +13,9 @@ NOTIFICATIONS = 20
 NOTIFY_SECONDS = 10
 # A peer has its old name again when it draws the same port from its range, so the range is narrow. It
 # holds more than the two ports in use because a data port stays blocked for a minute (TIME_WAIT).
+# Outside the default range, where any other engine of this machine may sit.
 RESTART_PORT_COUNT = 12
-RESTART_PORTS_FIRST = {kinds.OLD: 15900, kinds.NEW: 15920, kinds.OURS: 15940}
+RESTART_PORTS_FIRST = {kinds.OLD: 20900, kinds.NEW: 20920, kinds.OURS: 20940}
 RESTART_SECONDS = 30
 DEATH_TIMEOUT_MS = 3000
 DEATH_SLACK_SECONDS = 5
@@ -34,9 +35,9 @@ def run(report, seed, rounds):
                                   (kinds.OURS, kinds.OURS), (kinds.OURS, kinds.OLD)):
             report.run(f"threads/{initiator.label}_to_{target.label}/{operation}", threads,
                        initiator, target, operation, seed, 4 * rounds)
-    # 0.3.13 cannot bind its old port again for a minute; the namespace suite restarts it.
-    for other in (kinds.OLD, kinds.OURS):
-        report.run(f"restart/ours_to_{other.label}", restart, other, seed)
+    # Upstream cannot bind a port again that was in use less than a minute ago; the namespace suite
+    # restarts it where closed connections do not linger.
+    report.run("restart/ours_to_ours", restart, kinds.OURS, seed)
     for other in (kinds.OLD, kinds.NEW, kinds.OURS):
         report.run(f"killed/ours_to_{other.label}", killed, other)
     for initiator, target in ((kinds.NEW, kinds.OURS), (kinds.OURS, kinds.NEW),
