@@ -62,7 +62,9 @@ def lines_counts():
 
 JUNIT = """<testsuite>
 <testcase name="a" status="run"/>
-<testcase name="b" status="fail"><failure message="Failed"/></testcase>
+<testcase name="b" status="fail"><failure message="Failed"/>
+<system-out>check 1
+check 2 broke</system-out></testcase>
 <testcase name="c" status="notrun"><skipped message="SKIP_RETURN_CODE=77"/>
 <system-out>skip no valgrind here</system-out></testcase>
 </testsuite>"""
@@ -74,6 +76,7 @@ def ctest_counts():
         reader = totals.CTest("c", junit)
         junit.write_text(JUNIT, encoding="utf-8")
         check(read(reader, "", 8), (1, 1, 1))
+        expect(reader.totals.failed == [("b", "Failed check 2 broke")], reader.totals.failed)
         expect(reader.totals.skipped == [("c", "no valgrind here")], reader.totals.skipped)
         check(read(totals.CTest("c", junit), "", 0), (0, 1, 0))
 

@@ -170,12 +170,19 @@ class CTest:
             elif skipped is not None or case.get("status") == "disabled":
                 totals.skip(case.get("name"), skip_reason(case, skipped))
             else:
-                failure = case.find("failure")
-                totals.fail(case.get("name"), "" if failure is None else failure.get("message", ""))
+                totals.fail(case.get("name"), fail_reason(case))
         if status != 0 and not totals.failed:
             totals.fail(self.name, f"exit status {status} without a failed test")
         elif not cases:
             totals.fail(self.name, "no test ran")
+
+
+def fail_reason(case):
+    """What ctest says, and the last thing the program printed."""
+    failure = case.find("failure")
+    printed = (case.findtext("system-out") or "").strip().splitlines()
+    told = "" if failure is None else failure.get("message", "")
+    return f"{told} {printed[-1] if printed else ''}".strip()
 
 
 def skip_reason(case, skipped):

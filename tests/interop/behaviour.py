@@ -24,7 +24,7 @@ DEATH_SLACK_SECONDS = 5
 def run(report, seed, rounds):
     """Runs all of them; `rounds` repeats the ones that look for rare losses."""
     for other in (kinds.OLD, kinds.NEW, kinds.OURS):
-        for initiator, target in {(kinds.OURS, other), (other, kinds.OURS)}:
+        for initiator, target in dict.fromkeys([(kinds.OURS, other), (other, kinds.OURS)]):
             report.run(f"notify/{initiator.label}_to_{target.label}/with_write", notify_with_write,
                        initiator, target)
         report.run(f"notify/ours_to_{other.label}/alone", notify_alone, other)
