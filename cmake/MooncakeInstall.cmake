@@ -35,9 +35,19 @@ install(FILES "${CMAKE_CURRENT_BINARY_DIR}/mooncakeConfig.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/mooncakeConfigVersion.cmake"
         DESTINATION "${package_dir}")
 
-# The prefix of the pkg-config file is counted from its own place, so a moved tree still works.
-file(RELATIVE_PATH pc_prefix "/p/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/p")
-string(REGEX REPLACE "/$" "" pc_prefix "${pc_prefix}")
+# The prefix of the pkg-config file is counted from its own place, so a moved tree still works. A
+# distribution that wants absolute folders gets them.
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}" OR IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
+    set(pc_prefix "${CMAKE_INSTALL_PREFIX}")
+    set(pc_libdir "${CMAKE_INSTALL_FULL_LIBDIR}")
+    set(pc_includedir "${CMAKE_INSTALL_FULL_INCLUDEDIR}")
+else()
+    file(RELATIVE_PATH pc_prefix "/p/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/p")
+    string(REGEX REPLACE "/$" "" pc_prefix "${pc_prefix}")
+    set(pc_prefix "\${pcfiledir}/${pc_prefix}")
+    set(pc_libdir "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
+    set(pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
 list(TRANSFORM MOONCAKE_NATIVE_LIBRARIES PREPEND "-l" OUTPUT_VARIABLE pc_private)
 list(JOIN pc_private " " pc_private)
 configure_file(cmake/mooncake.pc.in mooncake.pc @ONLY)
