@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize,
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -90,14 +91,16 @@ pub(super) struct BatchCore {
     cancelled: AtomicBool,
     // Index + 1 of the first task that failed; 0 while none has.
     first_failed: AtomicUsize,
+    /// The engine's count of failed requests.
+    failures: Counter,
     sleepers: AtomicUsize,
     sleeping: Mutex<Vec<Arc<EventFd>>>,
     event: OnceLock<EventFd>,
 }
 
 impl BatchCore {
-    /// A batch for up to `capacity` tasks.
-    pub(super) fn new(capacity: usize) -> Result<BatchCore> {
+    /// A batch for up to `capacity` tasks; those that fail are added to `failures`.
+    pub(super) fn new(capacity: usize, failures: Counter) -> Result<BatchCore> {
         if capacity == 0 || capacity > limits::BATCH_REQUESTS_MAX {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
@@ -115,6 +118,7 @@ impl BatchCore {
             transferred_bytes: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             first_failed: AtomicUsize::new(0),
+            failures,
             sleepers: AtomicUsize::new(0),
             sleeping: Mutex::new(Vec::new()),
             event: OnceLock::new(),
@@ -186,6 +190,7 @@ impl BatchCore {
         cell.state.store(state, Ordering::Release);
         if state != COMPLETED {
             self.failed.fetch_add(1, Ordering::AcqRel);
+            self.failures.inc();
             let _ = self.first_failed.compare_exchange(
                 0,
                 index + 1,
@@ -359,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_task_ends_with_its_last_slice() {
-        let batch = BatchCore::new(4).unwrap();
+        let batch = BatchCore::new(4, Counter::default()).unwrap();
         assert_eq!(batch.accept(2).unwrap(), 0);
         batch.start(0, 2);
         batch.start(1, 1);
@@ -378,7 +383,7 @@ mod tests {
 
     #[test]
     fn capacity_counts_over_the_whole_life_until_reset() {
-        let batch = BatchCore::new(3).unwrap();
+        let batch = BatchCore::new(3, Counter::default()).unwrap();
         batch.accept(2).unwrap();
         assert_eq!(batch.accept(2).unwrap_err().kind(), ErrorKind::TooManyRequests);
         assert_eq!(batch.reset().unwrap_err().kind(), ErrorKind::Busy);
@@ -391,7 +396,7 @@ mod tests {
 
     #[test]
     fn event_descriptor_follows_the_batch() {
-        let batch = BatchCore::new(2).unwrap();
+        let batch = BatchCore::new(2, Counter::default()).unwrap();
         batch.event_fd().unwrap();
         assert!(!batch.event.get().unwrap().is_signalled());
         batch.accept(1).unwrap();
@@ -409,7 +414,7 @@ mod tests {
     fn concurrent_reports_agree_with_a_counter() {
         for seed in 0..50u64 {
             let tasks = 1 + (seed as usize * 7) % 400;
-            let batch = Arc::new(BatchCore::new(tasks).unwrap());
+            let batch = Arc::new(BatchCore::new(tasks, Counter::default()).unwrap());
             batch.accept(tasks).unwrap();
             let slices: Vec<u32> =
                 (0..tasks).map(|i| ((seed as u32 * 31 + i as u32 * 17) % 5) + 1).collect();

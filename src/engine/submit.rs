@@ -44,8 +44,10 @@ pub(super) struct BatchShared {
 }
 
 impl BatchShared {
-    fn new(capacity: usize) -> Result<BatchShared> {
-        Ok(BatchShared { core: Arc::new(BatchCore::new(capacity)?), used: Mutex::default() })
+    fn new(shared: &Shared, capacity: usize) -> Result<BatchShared> {
+        let failures = shared.metrics.requests_failed.clone();
+        let core = Arc::new(BatchCore::new(capacity, failures)?);
+        Ok(BatchShared { core, used: Mutex::default() })
     }
 }
 
@@ -70,7 +72,7 @@ impl Drop for Owner {
 impl Batch {
     pub(super) fn new(shared: &Arc<Shared>, capacity: usize) -> Result<Batch> {
         shared.ensure_open()?;
-        let batch = Arc::new(BatchShared::new(capacity)?);
+        let batch = Arc::new(BatchShared::new(shared, capacity)?);
         Ok(Batch(Arc::new(Owner { shared: Arc::clone(shared), batch })))
     }
 
@@ -240,11 +242,11 @@ const IDLE_BATCHES_MAX: usize = 64;
 
 fn borrow_batch(shared: &Shared, requests: usize) -> Result<Arc<BatchShared>> {
     if requests > IDLE_BATCH_CAPACITY {
-        return Ok(Arc::new(BatchShared::new(requests)?));
+        return Ok(Arc::new(BatchShared::new(shared, requests)?));
     }
     match shared.idle_batches.lock().pop() {
         Some(batch) => Ok(batch),
-        None => Ok(Arc::new(BatchShared::new(IDLE_BATCH_CAPACITY)?)),
+        None => Ok(Arc::new(BatchShared::new(shared, IDLE_BATCH_CAPACITY)?)),
     }
 }
 
