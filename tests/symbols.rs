@@ -119,8 +119,8 @@ fn memory_is_protected() {
         assert!(!both, "writable and executable");
     }
     let flags: u64 = dynamic(elf::DT_FLAGS_1).iter().sum();
-    assert_ne!(flags & u64::from(elf::DF_1_NOW.0), 0, "symbols are bound lazily");
-    assert_ne!(flags & u64::from(elf::DF_1_NODELETE.0), 0, "dlclose would unmap the library");
+    assert_ne!(flags & elf::DF_1_NOW.0, 0, "symbols are bound lazily");
+    assert_ne!(flags & elf::DF_1_NODELETE.0, 0, "dlclose would unmap the library");
     assert!(dynamic(elf::DT_TEXTREL).is_empty(), "text relocations");
 }
 

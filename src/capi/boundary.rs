@@ -75,11 +75,7 @@ pub(crate) fn failed(error: &Error) -> mc_status_t {
 
 #[cold]
 fn panicked(payload: Box<dyn Any + Send>) -> mc_status_t {
-    let text = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
+    let text = panic_text(&*payload);
     let mut error = Error::new(ErrorKind::Panic, format!("a defect of the library: {text}"));
     if let Some(place) = panic_hook::take_place() {
         error = error.with("at", place);
@@ -90,6 +86,14 @@ fn panicked(payload: Box<dyn Any + Send>) -> mc_status_t {
     }
     last_error::set(&error);
     MC_ERR_PANIC
+}
+
+/// What a panic says, where it says something.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    match payload.downcast_ref::<String>() {
+        Some(text) => text,
+        None => payload.downcast_ref::<&str>().copied().unwrap_or("no message"),
+    }
 }
 
 /// A NULL or misaligned pointer, or a length no array can have.
@@ -273,30 +277,37 @@ mod tests {
         assert_eq!(last_error::get(), "late (peer: p)");
     }
 
+    /// Copies what `slice` gives; the tests pass only what it must refuse or may read.
+    fn numbers(pointer: *const u64, count: usize) -> Result<Vec<u64>> {
+        // SAFETY: see above.
+        unsafe { slice(pointer, count, "x") }.map(<[u64]>::to_vec)
+    }
+
+    fn text3(pointer: *const c_char) -> Result<Option<String>> {
+        // SAFETY: the tests pass literals or NULL.
+        unsafe { text(pointer, 3, "x") }
+    }
+
     #[test]
     fn slices_are_checked() {
-        let numbers = [1u64, 2];
-        // SAFETY: none of these reads anything but `numbers`.
-        unsafe {
-            assert_eq!(slice(numbers.as_ptr(), 2, "x").unwrap(), &numbers);
-            assert_eq!(slice::<u64>(std::ptr::null(), 0, "x").unwrap(), &[] as &[u64]);
-            assert!(slice::<u64>(std::ptr::null(), 1, "x").is_err());
-            assert!(slice(numbers.as_ptr().byte_add(1), 1, "x").is_err());
-            assert!(slice(numbers.as_ptr(), usize::MAX / 8, "x").is_err());
-            assert!(bytes(c"abc".as_ptr(), 3, 2, "x").is_err());
-        }
+        let array = [1u64, 2];
+        assert_eq!(numbers(array.as_ptr(), 2).unwrap(), array);
+        assert!(numbers(std::ptr::null(), 0).unwrap().is_empty());
+        assert!(numbers(std::ptr::null(), 1).is_err());
+        assert!(numbers(array.as_ptr().wrapping_byte_add(1), 1).is_err());
+        assert!(numbers(array.as_ptr(), usize::MAX / 8).is_err());
+        // SAFETY: refused by its length.
+        assert!(unsafe { bytes(c"abc".as_ptr(), 3, 2, "x") }.is_err());
     }
 
     #[test]
     fn texts_are_bounded_and_utf8() {
-        // SAFETY: literals.
-        unsafe {
-            assert_eq!(text(c"abc".as_ptr(), 3, "x").unwrap().as_deref(), Some("abc"));
-            assert_eq!(text(std::ptr::null(), 3, "x").unwrap(), None);
-            assert!(text(c"abcd".as_ptr(), 3, "x").is_err());
-            assert!(text(c"\xff".as_ptr(), 3, "x").is_err());
-            assert!(required_text(std::ptr::null(), 3, "x").is_err());
-        }
+        assert_eq!(text3(c"abc".as_ptr()).unwrap().as_deref(), Some("abc"));
+        assert_eq!(text3(std::ptr::null()).unwrap(), None);
+        assert!(text3(c"abcd".as_ptr()).is_err());
+        assert!(text3(c"\xff".as_ptr()).is_err());
+        // SAFETY: NULL is refused.
+        assert!(unsafe { required_text(std::ptr::null(), 3, "x") }.is_err());
     }
 
     #[test]
@@ -307,11 +318,9 @@ mod tests {
         assert_eq!(buffer.map(|c| c as u8), [b'a', b'a', 0, 1]);
         // SAFETY: nothing is written without a capacity.
         assert_eq!(unsafe { copy_text("aaä", buffer.as_mut_ptr(), 0) }, 4);
-        assert_eq!(guard_ok(|| unsafe_null_buffer()), MC_ERR_INVALID_ARGUMENT);
-    }
-
-    fn unsafe_null_buffer() -> Result<()> {
+        let nowhere = std::ptr::null_mut();
         // SAFETY: refused before anything is written.
-        unsafe { give_text("a", std::ptr::null_mut(), 1, std::ptr::null_mut()) }
+        let status = guard_ok(|| unsafe { give_text("a", nowhere, 1, std::ptr::null_mut()) });
+        assert_eq!(status, MC_ERR_INVALID_ARGUMENT);
     }
 }

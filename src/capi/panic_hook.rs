@@ -25,7 +25,7 @@ pub(crate) fn install() {
                     "panic in thread {} at {}: {}",
                     thread.name().unwrap_or("of the host"),
                     place.as_deref().unwrap_or("an unknown place"),
-                    info.payload_as_str().unwrap_or("no message"),
+                    super::boundary::panic_text(info.payload()),
                 );
                 let _ = PLACE.try_with(|cell| *cell.borrow_mut() = place);
             }));
