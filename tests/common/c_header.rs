@@ -1,5 +1,7 @@
 //! Making a C header from source files of `src/capi`, and keeping the checked-in copy fresh.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test may fail by a panic.
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
