@@ -19,7 +19,9 @@ cd "$work"
 
 flags="-Wall -Wextra -Werror -pedantic -Wundef -Wconversion -I $include"
 echo '#include "mooncake.h"' >alone.c
-printf '#include "mooncake.h"\n#include "mooncake.h"\n' >twice.c
+echo '#include "mooncake/transfer_engine_c.h"' >upstream.c
+printf '#include "%s"\n' mooncake.h mooncake/transfer_engine_c.h mooncake.h \
+    mooncake/transfer_engine_c.h >twice.c
 cat >one.c <<'END'
 #include "mooncake.h"
 mc_status_t two(const mc_request_t *request);
@@ -48,7 +50,7 @@ for standard in c99 c11 c17 c++11 c++17 c++20; do
         *) driver="$compiler -x c" language="-Wstrict-prototypes -Wmissing-prototypes" ;;
     esac
     case $standard in c++*) language="" ;; esac
-    for file in alone twice one main; do
+    for file in alone upstream twice one main; do
         # shellcheck disable=SC2086
         $driver -std=$standard $flags $language -c $file.c -o $file.o
         count=$((count + 1))

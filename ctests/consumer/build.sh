@@ -67,6 +67,10 @@ case $way in
         $cc $strict -I"$prefix/include" "$here/consumer.c" -L"$prefix/$libdir" -lmooncake \
             -Wl,-rpath,"$prefix/$libdir" -o "$work/consumer"
         run "$work/consumer"
+        # A program of the upstream library, with that library's name.
+        $cc $strict -I"$prefix/include/mooncake" "$here/../upstream_alone.c" \
+            -L"$prefix/$libdir" -ltransfer_engine -Wl,-rpath,"$prefix/$libdir" -o "$work/upstream"
+        run "$work/upstream"
         ;;
     *)
         echo "unknown way $way" >&2
