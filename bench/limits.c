@@ -2,8 +2,8 @@
  *
  * Two processes joined by one TCP connection over 127.0.0.1 with nothing but blocking send() and
  * recv(), in both directions; a request-and-reply exchange of one small block, and of a batch of
- * scattered small blocks that is gathered into one call; and memcpy by one core. The memory walked is as large as the memory the engines register, so that no side profits
- * from a warmer cache.
+ * scattered small blocks that is gathered into one call; and memcpy by one core. The memory walked
+ * is as large as the memory the engines register, so that no side profits from a warmer cache.
  *
  *   limits [--seconds S] [--region BYTES] [--blocks B,B,...] [--congestion NAME]
  *
