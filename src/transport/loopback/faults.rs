@@ -43,8 +43,8 @@ impl Faults {
         Faults { state: seed, ..Faults::default() }
     }
 
-    /// Reads `fail=1000,reset=500,half=0,drop=0,delay_us=50,registration,panic,seed=7`: counts are parts
-    /// of a million. Empty text means no faults.
+    /// Reads `fail=1000,reset=500,half=0,drop=0,delay_us=50,registration,panic,seed=7`: counts are
+    /// parts of a million. Empty text means no faults.
     pub fn parse(text: &str) -> Result<Faults> {
         let mut faults = Faults::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
