@@ -39,7 +39,7 @@ class Region:
 
     def __init__(self, size_bytes, seed):
         self.size_bytes = size_bytes
-        self.map = mmap.mmap(-1, size_bytes)
+        self.map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
         self.fill(0, size_bytes, seed)
 
