@@ -23,7 +23,13 @@ use mooncake::limits;
 
 /// Moves bytes between two processes and prints how fast.
 #[derive(Parser)]
-#[command(name = "transfer_engine_bench", version, rename_all = "snake_case")]
+// Of a flag that comes twice the last one counts, as upstream.
+#[command(
+    name = "transfer_engine_bench",
+    version,
+    rename_all = "snake_case",
+    args_override_self = true
+)]
 struct Flags {
     /// Name of this process's segment, "host" or "host:port"; default: the host's name
     #[arg(long, default_value_t = host_name(), hide_default_value = true)]
@@ -417,6 +423,7 @@ mod tests {
             "--auto_discovery",
             "--noinit_mem",
             "--gpu_id=-1",
+            "--block-size=5",
             "--block-size=0x1000",
         ]);
         assert_eq!(flags.mode, "target");
