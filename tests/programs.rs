@@ -1,4 +1,5 @@
 //! The executables as their users run them: two processes of the benchmark, and `mc_info`.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A failed test is a panic.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};

@@ -239,8 +239,8 @@ mod tests {
         });
         assert_eq!(
             outline(&value),
-            "configuration:\n  metadata = x  (default)\nengine:\n  host: h\n  reasons:\n    - one\n    \
-             - two\nnone: none\ntext:\n  a\n  b\n"
+            "configuration:\n  metadata = x  (default)\nengine:\n  host: h\n  reasons:\n    \
+             - one\n    - two\nnone: none\ntext:\n  a\n  b\n"
         );
     }
 
