@@ -1,7 +1,7 @@
 """A peer process seen from the harness: start it, send commands with a time limit, stop it.
 
-Engines under test hang and crash. So every command has a limit, everything a peer prints goes into a
-file of its own, and a failure carries the end of that file.
+Engines under test hang and crash. So every command has a limit, everything a peer prints goes
+into a file of its own, and a failure carries the end of that file.
 """
 
 import json

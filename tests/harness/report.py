@@ -1,7 +1,7 @@
 """What a Python suite prints, so that `tests/run` can count it.
 
-One line per test: `ok NAME DETAIL`, `not ok NAME REASON` or `skip NAME REASON`; at the very end one line
-`end SUITE P passed, F failed, S skipped`, whose absence tells that the suite crashed.
+One line per test: `ok NAME DETAIL`, `not ok NAME REASON` or `skip NAME REASON`; at the very end one
+line `end SUITE P passed, F failed, S skipped`, whose absence tells that the suite crashed.
 """
 
 import os

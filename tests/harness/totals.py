@@ -1,7 +1,7 @@
 """Reads the output of each kind of suite and counts; pure, fed line by line.
 
-A reader knows whether what it has seen is a *complete* run. A suite that ends early has lost tests that
-nobody counted, so `close` turns that into a failure of its own.
+A reader knows whether what it has seen is a *complete* run. A suite that ends early has lost tests
+that nobody counted, so `close` turns that into a failure of its own.
 """
 
 import re

@@ -11,8 +11,8 @@ from harness.report import Skip, expect
 
 NOTIFICATIONS = 20
 NOTIFY_SECONDS = 10
-# A peer has its old name again when it draws the same port from its range, so the range is narrow. It
-# holds more than the two ports in use because a data port stays blocked for a minute (TIME_WAIT).
+# A peer has its old name again when it draws the same port from its range, so the range is narrow.
+# It holds more than the two ports in use: a data port stays blocked for a minute (TIME_WAIT).
 # Outside the default range, where any other engine of this machine may sit.
 RESTART_PORT_COUNT = 12
 RESTART_PORTS_FIRST = {kinds.OLD: 20900, kinds.NEW: 20920, kinds.OURS: 20940}
@@ -131,7 +131,8 @@ def restart(target_kind, seed, place=None):
                 done = initiator.call("transfer", peer=name, operation="write", id="m",
                                       requests=[[0, address, 65536]])
                 expect(done["failed"] == 0, f"life {turn}: {done['failures']}")
-                expect(initiator.checksums("m", [[0, 65536]]) == target.checksums("m", [[0, 65536]]),
+                whole = [[0, 65536]]
+                expect(initiator.checksums("m", whole) == target.checksums("m", whole),
                        f"life {turn}: checksums differ")
                 target.kill()
                 target.stop()

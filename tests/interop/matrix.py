@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Interop suite: our engine against upstream's and against itself, through real processes.
 
-Every cell of the matrix (initiator, target, operation, shape) moves seeded bytes, compares the checksum
-of every request on both sides, and checks that nothing between the requests changed.
+Every cell of the matrix (initiator, target, operation, shape) moves seeded bytes, compares the
+checksum of every request on both sides, and checks that nothing between the requests changed.
 
     matrix.py [WORD...]    only the tests whose name contains one of the words
 

@@ -9,8 +9,8 @@ from harness.report import expect
 BUFFER_BYTES = 72 * plan.MIB
 SETTLE_SECONDS = 10
 TRANSFER_SECONDS = 120
-# No cell moves more than 64 MiB. One that needs this long has waited for a deadline somewhere and got
-# over it by trying again, which is a defect and not a slow machine.
+# No cell moves more than 64 MiB. One that needs this long has waited for a deadline somewhere and
+# got over it by trying again, which is a defect and not a slow machine.
 STALL_SECONDS = 20
 # What both processes are started with beyond their kind: name and namespace, see `Kind.start`.
 HERE = ({}, {})
@@ -68,8 +68,9 @@ class Pair:
         done = initiator.call(
             "transfer", TRANSFER_SECONDS, peer=target.name, operation=operation, id="m",
             requests=work.commands(target.addresses["m"]), **submission)
+        moved = done["count"] - done["failed"]
         expect(done["failed"] == 0,
-               f"{done['count'] - done['failed']}/{done['count']} seed {seed}: {done['failures'][:3]}")
+               f"{moved}/{done['count']} seed {seed}: {done['failures'][:3]}")
 
         expect(done["seconds"] < STALL_SECONDS,
                f"stalled: took {done['seconds']:.1f} s, seed {seed}")

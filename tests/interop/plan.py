@@ -5,7 +5,7 @@ MIB = 1 << 20
 
 
 class Plan:
-    """Requests with a place on both sides, and the destination's gaps, which must stay untouched."""
+    """Requests with a place on both sides, and the gaps there, which must stay untouched."""
 
     def __init__(self, rng, lengths, region):
         self.region = region

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Namespace suite: what needs a network of its own. Needs root and `ip`; else skipped with the reason.
+"""Namespace suite: what needs a network of its own. Needs root and `ip`; else it is skipped.
 
     suite.py [WORD...]    only the tests whose name contains one of the words
 """
@@ -20,8 +20,8 @@ from pair import SHAPES, Pair  # noqa: E402
 MIB = 1 << 20
 FEW_PORTS = "40000 40199"
 TRANSFERS = 100_000
-# A waiting upstream initiator spins; on a busy machine a transfer then costs a scheduler's turn, and
-# this many already use up 200 ports fifty times over.
+# A waiting upstream initiator spins; on a busy machine a transfer then costs a scheduler's turn,
+# and this many already use up 200 ports fifty times over.
 TRANSFERS_OF_UPSTREAM = 10_000
 TRANSFERS_SECONDS = 240
 PARTITION_TIMEOUT_MS = 3000
