@@ -20,6 +20,16 @@ use super::remote::{Found, RemoteIndex};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SegmentId(pub u64);
 
+impl SegmentId {
+    fn index(self) -> usize {
+        (self.0 & u64::from(u32::MAX)) as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// The engine's own segment.
 pub const LOCAL_SEGMENT: SegmentId = SegmentId(0);
 
@@ -154,6 +164,16 @@ struct Inner {
     free: Vec<u32>,
 }
 
+impl Inner {
+    fn open_again(&mut self, name: &str, count: bool) -> Option<Arc<Segment>> {
+        let slot = self.slots.get_mut(self.by_name.get(name)?.index())?;
+        if count {
+            slot.opens = slot.opens.saturating_add(1);
+        }
+        slot.segment.clone()
+    }
+}
+
 /// All open segments of an engine.
 #[derive(Default)]
 pub(super) struct SegmentTable {
@@ -164,10 +184,9 @@ impl SegmentTable {
     /// The segment behind a handle.
     pub(super) fn get(&self, id: SegmentId) -> Result<Arc<Segment>> {
         let inner = self.inner.read();
-        let slot = inner.slots.get((id.0 & u64::from(u32::MAX)) as usize);
-        match slot {
+        match inner.slots.get(id.index()) {
             Some(Slot { generation, segment: Some(segment), .. })
-                if u64::from(*generation) == id.0 >> 32 =>
+                if *generation == id.generation() =>
             {
                 Ok(Arc::clone(segment))
             }
@@ -177,21 +196,15 @@ impl SegmentTable {
 
     /// The segment with that name, counted as opened once more if `count`.
     pub(super) fn find(&self, name: &str, count: bool) -> Option<Arc<Segment>> {
-        let mut inner = self.inner.write();
-        let id = *inner.by_name.get(name)?;
-        let slot = inner.slots.get_mut((id.0 & u64::from(u32::MAX)) as usize)?;
-        if count {
-            slot.opens = slot.opens.saturating_add(1);
-        }
-        slot.segment.clone()
+        self.inner.write().open_again(name, count)
     }
 
     /// Adds a segment; if another thread added the name first, that one is opened instead.
     pub(super) fn insert(&self, name: &str, state: SegmentState) -> Result<Arc<Segment>> {
-        if let Some(segment) = self.find(name, true) {
+        let mut inner = self.inner.write();
+        if let Some(segment) = inner.open_again(name, true) {
             return Ok(segment);
         }
-        let mut inner = self.inner.write();
         if inner.by_name.len() >= limits::SEGMENTS_MAX {
             return Err(Error::new(ErrorKind::LimitReached, "too many open segments")
                 .with("limit", limits::SEGMENTS_MAX));
@@ -214,10 +227,15 @@ impl SegmentTable {
 
     /// Takes back one opening; returns the segment when it was the last one.
     pub(super) fn close(&self, id: SegmentId) -> Result<Option<Arc<Segment>>> {
-        let segment = self.get(id)?;
         let mut inner = self.inner.write();
-        let index = (id.0 & u64::from(u32::MAX)) as usize;
-        let Some(slot) = inner.slots.get_mut(index) else { return Err(closed_handle()) };
+        let index = id.index();
+        let slot = inner.slots.get_mut(index).filter(|slot| slot.generation == id.generation());
+        let Some((slot, segment)) = slot.and_then(|slot| {
+            let segment = slot.segment.clone()?;
+            Some((slot, segment))
+        }) else {
+            return Err(closed_handle().with("handle", id.0));
+        };
         if slot.opens > 1 || index == 0 {
             slot.opens = slot.opens.saturating_sub(1).max(1);
             return Ok(None);
@@ -236,5 +254,55 @@ impl SegmentTable {
     /// Every open segment.
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
         self.inner.read().slots.iter().filter_map(|slot| slot.segment.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::loopback::local_route;
+
+    struct NoRecovery;
+    impl crate::transport::Recovery for NoRecovery {
+        fn recover(&self, slice: Slice, error: Error, _: Scope) {
+            slice.fail(error);
+        }
+    }
+
+    fn state() -> SegmentState {
+        let table = Arc::new(super::super::registry::Registry::default());
+        SegmentState::local(local_route(table, Arc::new(NoRecovery)))
+    }
+
+    #[test]
+    fn a_closed_handle_stays_closed_when_its_place_is_used_again() {
+        let table = SegmentTable::default();
+        table.insert("own", state()).unwrap();
+        let first = table.insert("peer", state()).unwrap().id;
+        assert_eq!(table.insert("peer", state()).unwrap().id, first);
+        assert!(table.close(first).unwrap().is_none());
+        assert!(table.close(first).unwrap().is_some());
+        assert!(table.close(first).is_err());
+        let second = table.insert("other", state()).unwrap().id;
+        assert_eq!(second.index(), first.index());
+        assert_ne!(second, first);
+        assert!(table.get(first).is_err());
+        assert!(table.close(first).is_err());
+        assert_eq!(table.get(second).unwrap().name, "other");
+    }
+
+    #[test]
+    fn threads_that_open_one_name_share_one_segment() {
+        let table = SegmentTable::default();
+        table.insert("own", state()).unwrap();
+        for round in 0..200 {
+            let name = format!("peer-{round}");
+            let ids: Vec<_> = std::thread::scope(|scope| {
+                let open = || scope.spawn(|| table.insert(&name, state()).unwrap().id);
+                let threads: Vec<_> = (0..4).map(|_| open()).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(ids.windows(2).all(|pair| pair[0] == pair[1]));
+        }
     }
 }
