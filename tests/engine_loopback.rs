@@ -1,5 +1,7 @@
 //! The engine over the loopback transport: the contract without a network.
 
+#![allow(clippy::unwrap_used)] // A test ends with its first failure.
+
 use std::time::Duration;
 
 use mooncake::config::EngineConfig;

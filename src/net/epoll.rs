@@ -25,7 +25,10 @@ impl Interest {
 
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN | EventFlags::RDHUP, self.read);
+        // The end of the stream is told whenever anything is: it costs nothing while it is not
+        // there, and an idle connection whose peer is gone should not linger.
+        flags.insert(EventFlags::RDHUP);
+        flags.set(EventFlags::IN, self.read);
         flags.set(EventFlags::OUT, self.write);
         flags.set(EventFlags::ONESHOT, self.once);
         flags

@@ -28,7 +28,7 @@ impl Code {
             for (at, _) in line.match_indices(word) {
                 let front = line[..at].chars().next_back().is_some_and(is_word);
                 let back = line[at + word.len()..].chars().next().is_some_and(is_word);
-                if !(guard_front && front) && !(guard_back && back) {
+                if !(guard_front && front || guard_back && back) {
                     lines.push(index + 1);
                 }
             }
@@ -194,11 +194,7 @@ fn escaped(text: &str, quote: char) -> usize {
 /// True for a character literal, false for a lifetime.
 fn is_character(text: &str) -> bool {
     let mut inside = text.chars().skip(1);
-    match (inside.next(), inside.next()) {
-        (Some('\\'), _) => true,
-        (Some(_), Some('\'')) => true,
-        _ => false,
-    }
+    matches!((inside.next(), inside.next()), (Some('\\'), _) | (Some(_), Some('\'')))
 }
 
 /// Blanks every item behind `#[cfg(test)]`; works on code without literals.

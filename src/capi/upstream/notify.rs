@@ -187,6 +187,7 @@ mod tests {
         };
         let first = List::new(&[notification("a", "one"), notification("", "")]).unwrap().give();
         // SAFETY: the list has two entries of NUL-terminated texts.
+        #[allow(clippy::multiple_unsafe_ops_per_block)]
         unsafe {
             assert_eq!(CStr::from_ptr((*first).name), c"a");
             assert_eq!(CStr::from_ptr((*first).msg), c"one");

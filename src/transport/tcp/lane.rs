@@ -38,6 +38,11 @@ const FRAME_AHEAD_BYTES: u64 = 1 << 20;
 const EXPECTED_MAX: usize = 1024;
 /// A connection that was silent for this long is looked at before it is used again.
 const IDLE_CHECK: Duration = Duration::from_millis(20);
+/// A connection on which nothing moved for this long is not worth keeping once a request on it has
+/// run out of time: what was sent waits for retransmissions that back off for minutes.
+const STALLED: Duration = Duration::from_millis(500);
+/// Only the end of the connection is of interest.
+const QUIET: Interest = Interest { read: false, write: false, once: true };
 
 /// What a lane speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +195,7 @@ impl Lane {
             self.take(&mut core, slice);
             taken += 1;
             // The first ones travel while the rest is planned.
-            if taken.is_multiple_of(512) {
+            if taken % 512 == 0 {
                 self.drive(&mut core);
             }
         }
@@ -235,7 +240,12 @@ impl Lane {
         }
         let mut core = self.core.lock();
         self.drive(&mut core);
-        self.arm(&core);
+        if core.is_busy() {
+            self.arm(&core);
+        } else {
+            self.drop_if_dead(&mut core);
+            self.set_interest(&core, QUIET);
+        }
     }
 
     /// The calling thread will drive the lane.
@@ -247,11 +257,15 @@ impl Lane {
     pub(super) fn disarm(&self) {
         if self.armed.swap(false, Ordering::AcqRel) {
             let core = self.core.lock();
-            if let Some(stream) = &core.stream {
-                let interest = Interest { read: false, write: false, once: true };
-                let _ = self.worker.epoll().modify(stream.as_fd(), self.token, interest);
-            }
+            self.set_interest(&core, QUIET);
         }
+    }
+
+    fn set_interest(&self, core: &Core, interest: Interest) -> bool {
+        let stream = core.stream.as_ref();
+        stream.is_some_and(|stream| {
+            self.worker.epoll().modify(stream.as_fd(), self.token, interest).is_ok()
+        })
     }
 
     /// Ends `attend`; the I/O thread takes over what is left.
@@ -277,10 +291,8 @@ impl Lane {
         if !core.is_busy() || self.attended.load(Ordering::Acquire) > 0 {
             return;
         }
-        let Some(stream) = &core.stream else { return };
         let write = core.blocked || matches!(core.state, State::Connecting { .. });
-        let interest = Interest { read: true, write, once: true };
-        if self.worker.epoll().modify(stream.as_fd(), self.token, interest).is_ok() {
+        if self.set_interest(core, Interest { read: true, write, once: true }) {
             self.armed.store(true, Ordering::Release);
         }
     }
@@ -379,6 +391,7 @@ impl Lane {
         core.queue = kept;
         let mut index = 0;
         let mut broken = false;
+        let stalled = core.last_progress.elapsed() > STALLED;
         let sent = core.output.sent();
         for (position, expected) in core.expected.iter().enumerate() {
             let is_sent = sent >= expected.end;
@@ -392,7 +405,7 @@ impl Lane {
                         core.input.orphan(target);
                     }
                 }
-                broken |= !is_sent || self.peer.one_per_connection();
+                broken |= !is_sent || stalled || self.peer.one_per_connection();
                 if let Some(slice) = flight.slice.take() {
                     slice.fail(error.clone());
                 }
@@ -486,18 +499,26 @@ impl Lane {
             return;
         }
         let now = Instant::now();
-        if matches!(core.state, State::Ready) && now > core.last_progress + IDLE_CHECK {
-            let alive = core.stream.as_ref().is_some_and(|stream| {
-                // An idle connection has nothing to say: bytes, an end or an error end its use.
-                let mut byte = [0];
-                vectored::receive(stream.as_fd(), &mut byte)
-                    .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
-            });
-            if !alive {
-                self.disconnect(core);
-            }
+        if now > core.last_progress + IDLE_CHECK {
+            self.drop_if_dead(core);
         }
         core.last_progress = now;
+    }
+
+    /// Closes an idle connection whose peer has ended it.
+    fn drop_if_dead(&self, core: &mut Core) {
+        if !matches!(core.state, State::Ready) || core.is_busy() {
+            return;
+        }
+        let alive = core.stream.as_ref().is_some_and(|stream| {
+            // An idle connection has nothing to say: bytes, an end or an error end its use.
+            let mut byte = [0];
+            vectored::receive(stream.as_fd(), &mut byte)
+                .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+        });
+        if !alive {
+            self.disconnect(core);
+        }
     }
 
     fn start(&self, core: &mut Core) -> Result<(), Failure> {
@@ -517,8 +538,7 @@ impl Lane {
                 return Err(Failure::Lost(error, Scope::Endpoint));
             }
         };
-        let silent = Interest { read: false, write: false, once: true };
-        if let Err(error) = self.worker.epoll().add(stream.as_fd(), self.token, silent) {
+        if let Err(error) = self.worker.epoll().add(stream.as_fd(), self.token, QUIET) {
             return Err(Failure::Lost(error, Scope::Endpoint));
         }
         self.fd.store(stream.as_raw_fd(), Ordering::Release);

@@ -223,6 +223,7 @@ impl Target {
 }
 
 /// The receiving side.
+#[derive(Default)]
 pub(super) struct Incoming {
     buffer: Box<[u8]>,
     start: usize,
@@ -230,19 +231,6 @@ pub(super) struct Incoming {
     pieces: Pieces,
     targets: Vec<Target>,
     next: usize,
-}
-
-impl Default for Incoming {
-    fn default() -> Self {
-        Incoming {
-            buffer: Box::default(),
-            start: 0,
-            end: 0,
-            pieces: Pieces::default(),
-            targets: Vec::new(),
-            next: 0,
-        }
-    }
 }
 
 /// What one call achieved.

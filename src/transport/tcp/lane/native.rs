@@ -65,10 +65,10 @@ pub(super) fn advance(lane: &Lane, core: &mut Core) -> Result<(), Failure> {
     core.send(frame)?;
     let mut drained = false;
     while !core.expected.is_empty() {
-        if !core.receiving {
-            if !core.have(HEADER_BYTES, &mut drained)? || !reply(lane, core, &mut drained)? {
-                break;
-            }
+        let begun = core.receiving
+            || core.have(HEADER_BYTES, &mut drained)? && reply(lane, core, &mut drained)?;
+        if !begun {
+            break;
         }
         if !core.have_payload(&mut drained)? {
             break;
