@@ -486,7 +486,8 @@ typedef struct mc_segment_buffer_t {
 mc_status_t mc_segment_open(mc_engine_t *engine, const char *name, mc_segment_t *segment_out);
 
 /**
- * Closes a segment. Transfers in flight to it are not disturbed.
+ * Takes one opening of a segment back. With the last one, transfers in flight to it end with
+ * MC_ERR_CANCELLED.
  *
  * @param engine   the engine that opened it.
  * @param segment  the segment; invalid afterwards, once every open has been closed.

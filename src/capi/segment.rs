@@ -52,7 +52,8 @@ pub unsafe extern "C" fn mc_segment_open(
     })
 }
 
-/// Closes a segment. Transfers in flight to it are not disturbed.
+/// Takes one opening of a segment back. With the last one, transfers in flight to it end with
+/// MC_ERR_CANCELLED.
 ///
 /// @param engine   the engine that opened it.
 /// @param segment  the segment; invalid afterwards, once every open has been closed.
