@@ -297,7 +297,8 @@ typedef struct mc_engine_options_t {
  * Settings come from options, then from its json, then from the environment (MC_* variables of
  * docs/configuration.md), then from defaults.
  *
- * Threads: any. Blocks: while ports are opened and metadata is published, longest 10 s.
+ * Threads: any. Blocks: while ports are opened and metadata is published, longest the transfer
+ * timeout.
  * Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_ADDRESS; MC_ERR_UNKNOWN_PROTOCOL;
  * MC_ERR_METADATA_UNAVAILABLE; MC_ERR_RESOURCE; MC_ERR_LIMIT_REACHED. Since: 0.1.
  */
@@ -412,7 +413,7 @@ typedef struct mc_buffer_t {
  * @param engine  the engine.
  * @param buffer  copied.
  *
- * Threads: any. Blocks: while metadata is published, longest 10 s.
+ * Threads: any. Blocks: while metadata is published, longest the transfer timeout.
  * Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_OVERLAP when it partly covers another buffer;
  * MC_ERR_LIMIT_REACHED; MC_ERR_METADATA_UNAVAILABLE; MC_ERR_SHUTDOWN. Since: 0.1.
  */
@@ -439,7 +440,8 @@ mc_status_t mc_buffer_register_many(mc_engine_t *engine,
  * @param engine   the engine.
  * @param address  first byte of a registered buffer.
  *
- * Threads: any. Blocks: until running transfers let go of it, longest 10 s.
+ * Threads: any. Blocks: until running system calls let go of it and the change is published,
+ * longest the transfer timeout.
  * Returns: MC_OK; MC_ERR_NOT_REGISTERED; MC_ERR_METADATA_UNAVAILABLE; MC_ERR_TIMEOUT;
  * MC_ERR_SHUTDOWN. Since: 0.1.
  */
@@ -478,7 +480,7 @@ typedef struct mc_segment_buffer_t {
  * @param segment_out  receives the segment; 0 on failure. Belongs to the engine; each open wants a
  *                     mc_segment_close, or mc_engine_destroy.
  *
- * Threads: any. Blocks: while metadata is fetched, longest 10 s.
+ * Threads: any. Blocks: while metadata is fetched, longest the transfer timeout.
  * Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_ADDRESS; MC_ERR_SEGMENT_NOT_FOUND;
  * MC_ERR_METADATA_UNAVAILABLE; MC_ERR_METADATA_MALFORMED; MC_ERR_UNREACHABLE; MC_ERR_TIMEOUT;
  * MC_ERR_LIMIT_REACHED; MC_ERR_SHUTDOWN. Since: 0.1.
@@ -504,7 +506,7 @@ mc_status_t mc_segment_close(mc_engine_t *engine, mc_segment_t segment);
  * @param engine   the engine that opened it.
  * @param segment  the segment.
  *
- * Threads: any. Blocks: while metadata is fetched, longest 10 s. Returns: MC_OK;
+ * Threads: any. Blocks: while metadata is fetched, longest the transfer timeout. Returns: MC_OK;
  * MC_ERR_INVALID_HANDLE; as mc_segment_open. Since: 0.1.
  */
 mc_status_t mc_segment_refresh(mc_engine_t *engine, mc_segment_t segment);
@@ -862,8 +864,9 @@ typedef struct mc_notifications_t mc_notifications_t;
  * @param timeout_ms   longest time; 0 = 5000.
  *
  * Threads: any. Blocks: until the answer, longest timeout_ms. Returns: MC_OK;
- * MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_HANDLE; MC_ERR_UNSUPPORTED when the receiver takes none;
- * MC_ERR_UNREACHABLE; MC_ERR_CONNECTION_LOST; MC_ERR_REJECTED; MC_ERR_TIMEOUT; MC_ERR_SHUTDOWN.
+ * MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_HANDLE; MC_ERR_UNSUPPORTED when the bytes are not UTF-8;
+ * MC_ERR_REJECTED when the receiver takes none; MC_ERR_UNREACHABLE; MC_ERR_CONNECTION_LOST;
+ * MC_ERR_TIMEOUT; MC_ERR_SHUTDOWN.
  * Since: 0.1.
  */
 mc_status_t mc_notify_send(mc_engine_t *engine,

@@ -43,7 +43,7 @@ pub struct mc_buffer_t {
 /// @param engine  the engine.
 /// @param buffer  copied.
 ///
-/// Threads: any. Blocks: while metadata is published, longest 10 s.
+/// Threads: any. Blocks: while metadata is published, longest the transfer timeout.
 /// Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_OVERLAP when it partly covers another buffer;
 /// MC_ERR_LIMIT_REACHED; MC_ERR_METADATA_UNAVAILABLE; MC_ERR_SHUTDOWN. Since: 0.1.
 #[no_mangle]
@@ -79,7 +79,8 @@ pub unsafe extern "C" fn mc_buffer_register_many(
 /// @param engine   the engine.
 /// @param address  first byte of a registered buffer.
 ///
-/// Threads: any. Blocks: until running transfers let go of it, longest 10 s.
+/// Threads: any. Blocks: until running system calls let go of it and the change is published,
+/// longest the transfer timeout.
 /// Returns: MC_OK; MC_ERR_NOT_REGISTERED; MC_ERR_METADATA_UNAVAILABLE; MC_ERR_TIMEOUT;
 /// MC_ERR_SHUTDOWN. Since: 0.1.
 #[no_mangle]

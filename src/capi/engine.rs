@@ -86,7 +86,8 @@ impl Noun for Engine {
 /// Settings come from options, then from its json, then from the environment (MC_* variables of
 /// docs/configuration.md), then from defaults.
 ///
-/// Threads: any. Blocks: while ports are opened and metadata is published, longest 10 s.
+/// Threads: any. Blocks: while ports are opened and metadata is published, longest the transfer
+/// timeout.
 /// Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_ADDRESS; MC_ERR_UNKNOWN_PROTOCOL;
 /// MC_ERR_METADATA_UNAVAILABLE; MC_ERR_RESOURCE; MC_ERR_LIMIT_REACHED. Since: 0.1.
 #[no_mangle]

@@ -44,8 +44,9 @@ impl Noun for Notifications {
 /// @param timeout_ms   longest time; 0 = 5000.
 ///
 /// Threads: any. Blocks: until the answer, longest timeout_ms. Returns: MC_OK;
-/// MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_HANDLE; MC_ERR_UNSUPPORTED when the receiver takes none;
-/// MC_ERR_UNREACHABLE; MC_ERR_CONNECTION_LOST; MC_ERR_REJECTED; MC_ERR_TIMEOUT; MC_ERR_SHUTDOWN.
+/// MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_HANDLE; MC_ERR_UNSUPPORTED when the bytes are not UTF-8;
+/// MC_ERR_REJECTED when the receiver takes none; MC_ERR_UNREACHABLE; MC_ERR_CONNECTION_LOST;
+/// MC_ERR_TIMEOUT; MC_ERR_SHUTDOWN.
 /// Since: 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn mc_notify_send(

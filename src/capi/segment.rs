@@ -32,7 +32,7 @@ pub struct mc_segment_buffer_t {
 /// @param segment_out  receives the segment; 0 on failure. Belongs to the engine; each open wants a
 ///                     mc_segment_close, or mc_engine_destroy.
 ///
-/// Threads: any. Blocks: while metadata is fetched, longest 10 s.
+/// Threads: any. Blocks: while metadata is fetched, longest the transfer timeout.
 /// Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_ADDRESS; MC_ERR_SEGMENT_NOT_FOUND;
 /// MC_ERR_METADATA_UNAVAILABLE; MC_ERR_METADATA_MALFORMED; MC_ERR_UNREACHABLE; MC_ERR_TIMEOUT;
 /// MC_ERR_LIMIT_REACHED; MC_ERR_SHUTDOWN. Since: 0.1.
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn mc_segment_close(
 /// @param engine   the engine that opened it.
 /// @param segment  the segment.
 ///
-/// Threads: any. Blocks: while metadata is fetched, longest 10 s. Returns: MC_OK;
+/// Threads: any. Blocks: while metadata is fetched, longest the transfer timeout. Returns: MC_OK;
 /// MC_ERR_INVALID_HANDLE; as mc_segment_open. Since: 0.1.
 #[no_mangle]
 pub unsafe extern "C" fn mc_segment_refresh(

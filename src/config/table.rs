@@ -190,7 +190,7 @@ settings! {
         /// Longest time in which a transfer may make no progress.
         tcp_progress_timeout_s: u32 = 30 => timeout_s(),
             [v13("MC_TCP_PROGRESS_TIMEOUT_SEC")], Used;
-        /// Requests that may wait for one peer; more are refused.
+        /// Requests that may wait for one connection to a peer; more are refused.
         tcp_queued_requests_max: u32 = limits::BATCH_REQUESTS_MAX as u32
             => integer(1, limits::BATCH_REQUESTS_MAX as i64),
             [v13("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER").within(1, 65_535)], Used;

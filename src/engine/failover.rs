@@ -37,14 +37,14 @@ pub(super) enum Decision {
 
 /// Decides. Reads and writes of a task that has not ended can be repeated safely: both sides hold
 /// the memory for it until the task ends.
-pub(super) fn decide(failure: Failure, attempts_max: u32, now: Instant) -> Decision {
+pub(super) fn decide(failure: Failure, retries_max: u32, now: Instant) -> Decision {
     if failure.cancelled {
         return Decision::FailCancelled;
     }
     if now >= failure.deadline {
         return Decision::FailTimeout;
     }
-    if failure.attempts >= attempts_max.max(1) {
+    if failure.attempts > retries_max {
         return Decision::Fail;
     }
     match failure.scope {
@@ -79,9 +79,9 @@ mod tests {
         let cases = [
             (base, Decision::Retry),
             (Failure { attempts: 2, ..base }, Decision::Refresh),
-            (Failure { attempts: 3, ..base }, Decision::Fail),
+            (Failure { attempts: 4, ..base }, Decision::Fail),
             (Failure { scope: Scope::Route, ..base }, Decision::Refresh),
-            (Failure { scope: Scope::Route, attempts: 3, ..base }, Decision::Fail),
+            (Failure { scope: Scope::Route, attempts: 4, ..base }, Decision::Fail),
             (range, Decision::Refresh),
             (Failure { attempts: 2, ..range }, Decision::Fail),
             (Failure { kind: ErrorKind::MemoryFault, ..range }, Decision::Fail),

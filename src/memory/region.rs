@@ -160,19 +160,6 @@ impl Region {
         }
     }
 
-    /// Copies `bytes` to `address`, which must lie inside.
-    pub fn copy_in(self: &Arc<Self>, address: u64, bytes: &[u8]) -> Result<()> {
-        self.check(address, bytes.len())?;
-        let _use = self.begin_use()?;
-        // SAFETY: the destination was checked to lie inside this region, the lease keeps the
-        // region registered, and the owner promised that a registered range is mapped. `bytes` is
-        // ours alone, so the ranges cannot overlap.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len());
-        }
-        Ok(())
-    }
-
     /// Copies `length` bytes at `source` of one region to `target` of another (or the same one).
     pub fn copy_between(
         from: &Arc<Region>,
@@ -260,18 +247,14 @@ mod tests {
     #[test]
     fn copies_stay_inside() {
         let mut bytes = vec![0u8; 64];
+        bytes[60..].copy_from_slice(&[1, 2, 3, 4]);
         let region = region_over(&mut bytes);
         let base = region.address() as u64;
-        region.copy_in(base + 60, &[1, 2, 3, 4]).unwrap();
-        assert_eq!(
-            region.copy_in(base + 61, &[1, 2, 3, 4]).unwrap_err().kind(),
-            ErrorKind::NotRegistered
-        );
-        assert_eq!(
-            region.copy_in(u64::MAX - 1, &[1, 2, 3, 4]).unwrap_err().kind(),
-            ErrorKind::NotRegistered
-        );
-        Region::copy_between(&region, base + 60, &region, base, 4).unwrap();
+        let copy = |from, to| Region::copy_between(&region, from, &region, to, 4);
+        for (from, to) in [(base + 61, base), (base, base + 61), (u64::MAX - 1, base)] {
+            assert_eq!(copy(from, to).unwrap_err().kind(), ErrorKind::NotRegistered);
+        }
+        copy(base + 60, base).unwrap();
         assert_eq!(&bytes[..4], &[1, 2, 3, 4]);
     }
 

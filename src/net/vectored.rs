@@ -112,6 +112,49 @@ impl Pieces {
         result(received)
     }
 
+    /// Copies `bytes` into the pieces, which must all be of regions and hold as many bytes. Memory
+    /// that is not mapped, or not host memory, is an error of the kernel instead of a fault of this
+    /// process. Returns the bytes copied; `EFAULT` means that the first piece is bad.
+    pub fn scatter(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut nothing = [];
+        self.resolve(nothing.as_mut_ptr(), 0)?;
+        let local =
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: `local` is `bytes`, which the call only reads. The targets lie in regions that
+        // leases keep registered and to which no Rust reference exists; the kernel checks them.
+        let copied = unsafe {
+            libc::process_vm_writev(
+                std::process::id() as libc::pid_t,
+                &local,
+                1,
+                self.vectors.as_ptr(),
+                self.vectors.len() as libc::c_ulong,
+                0,
+            )
+        };
+        match result(copied) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                Ok(self.scatter_unchecked(bytes))
+            }
+            other => other,
+        }
+    }
+
+    /// Where a sandbox forbids the checked copy: trusts the owner's word that the memory is mapped.
+    fn scatter_unchecked(&self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        for vector in &self.vectors {
+            let (now, later) = rest.split_at(vector.iov_len.min(rest.len()));
+            // SAFETY: the target lies in a region that a lease keeps registered; its owner promised
+            // that registered memory is mapped and writable. `bytes` is ours alone.
+            unsafe {
+                std::ptr::copy_nonoverlapping(now.as_ptr(), vector.iov_base.cast(), now.len());
+            }
+            rest = later;
+        }
+        bytes.len() - rest.len()
+    }
+
     fn resolve(&mut self, arena: *mut u8, arena_length: usize) -> io::Result<()> {
         self.vectors.clear();
         for piece in self.pieces.iter().take(limits::IOV_MAX) {

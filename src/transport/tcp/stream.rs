@@ -310,19 +310,38 @@ impl Incoming {
     /// Starts receiving into the targets, with the payload bytes that came along with headers.
     pub(super) fn begin(&mut self) {
         self.next = 0;
-        while self.start < self.end && self.next < self.targets.len() {
-            let target = &mut self.targets[self.next];
-            let count = target.left.min((self.end - self.start) as u64) as usize;
-            let bytes = &self.buffer[self.start..self.start + count];
-            if let Some(region) = &target.region {
-                if let Err(error) = region.copy_in(target.address, bytes) {
-                    target.lose(error);
+        while self.start < self.end && !self.is_complete() {
+            let available = self.end - self.start;
+            self.gather(available);
+            let memory = self.pieces.bytes();
+            let count = if memory == 0 {
+                // The head of the queue is thrown away.
+                let left = self.targets.get(self.next).map_or(0, |target| target.left);
+                left.min(available as u64) as usize
+            } else {
+                let bytes = &self.buffer[self.start..self.start + memory];
+                match self.pieces.scatter(bytes) {
+                    Ok(copied) => copied,
+                    Err(error) => {
+                        self.lose_head(error);
+                        0
+                    }
                 }
-            }
+            };
+            self.pieces.clear();
             self.start += count;
             self.advance(count as u64);
         }
         self.skip(0);
+    }
+
+    fn lose_head(&mut self, error: io::Error) {
+        if let Some(target) = self.targets.get_mut(self.next) {
+            let text = "registered memory is not mapped or not writable";
+            let address = target.address;
+            let lost = Error::io(ErrorKind::MemoryFault, text, error);
+            target.lose(lost.with("address", format_args!("{address:#x}")));
+        }
     }
 
     /// True when every target has its bytes.
@@ -346,7 +365,7 @@ impl Incoming {
             return Ok(Received::More);
         }
         self.make_room();
-        self.gather();
+        self.gather(usize::MAX);
         let memory = self.pieces.bytes();
         let wanted;
         let result = if memory == 0 {
@@ -373,34 +392,31 @@ impl Incoming {
             }
             Err(error) if is_transient(&error) => Ok(Received::Nothing),
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
-                let lost = Error::io(
-                    ErrorKind::MemoryFault,
-                    "registered memory is not mapped or not writable",
-                    error,
-                );
-                if let Some(target) = self.targets.get_mut(self.next) {
-                    let address = target.address;
-                    target.lose(lost.with("address", format_args!("{address:#x}")));
-                }
+                self.lose_head(error);
                 Ok(Received::More)
             }
             Err(error) => Err(Broken::Connection(error)),
         }
     }
 
-    /// Collects the memory up to the first target that is thrown away.
-    fn gather(&mut self) {
+    /// Collects at most `limit` bytes of memory, up to the first target that is thrown away.
+    fn gather(&mut self, limit: usize) {
         self.pieces.clear();
         for target in &mut self.targets[self.next..] {
+            let room = limit - self.pieces.bytes();
             if target.left == 0 {
                 continue;
+            }
+            if room == 0 {
+                return;
             }
             // One place stays free for the header buffer.
             let Some(region) = target.region.clone().filter(|_| !self.pieces.is_nearly_full())
             else {
                 return;
             };
-            let pushed = self.pieces.push_region(&region, target.address, target.left as usize);
+            let length = (target.left as usize).min(room);
+            let pushed = self.pieces.push_region(&region, target.address, length);
             if let Err(error) = pushed {
                 target.lose(error);
                 return;

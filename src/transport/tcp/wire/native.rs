@@ -13,7 +13,7 @@
 //! 12  4  length                      12  4  length
 //! 16  8  capabilities                16  8  capabilities
 //! 24 16  own instance                24 16  own instance
-//! 40 16  expected instance, 0 any    40 16  zero
+//! 40 16  expected instance          40 16  zero
 //! 56  2  bytes of the name           56  2  bytes of the text
 //! 58  6  zero                        58  6  zero
 //! ```
@@ -123,7 +123,7 @@ pub struct Hello {
     pub capabilities: u64,
     /// The sender's instance.
     pub instance: [u8; 16],
-    /// Request: the instance the sender wants to meet; zero for any.
+    /// Request: the instance the sender wants to meet.
     pub expected: [u8; 16],
     /// Request: the sender's name. Reply: why it refuses.
     pub text: String,
