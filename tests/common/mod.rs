@@ -1,0 +1,10 @@
+//! What the integration tests of the engine share: engines, memory with borders, seeds, raw bytes
+//! of the wires, peers that misbehave. Each test program uses its part.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod engines;
+pub mod fake_peer;
+pub mod guarded;
+pub mod process;
+pub mod random;
+pub mod raw;
