@@ -156,28 +156,23 @@ impl Worker {
                 has_served = true;
             }
             let spin = self.context.settings.spin;
-            if has_served && !spin.is_zero() {
-                spin_until = Some(Instant::now() + spin);
-                last_activity = Instant::now();
-            } else if let Some(until) = spin_until {
-                if Instant::now() >= until {
-                    spin_until = None;
-                } else {
-                    // A peer on the same core can only answer if it gets to run.
-                    std::thread::yield_now();
-                    continue;
-                }
-            }
-            if has_served && spin_until.is_some() {
-                continue;
-            }
             let now = Instant::now();
-            if !events.is_empty() {
+            if has_served || !events.is_empty() {
                 last_activity = now;
             }
+            // Before anything that goes on without a pause: a thread that is never idle has
+            // deadlines to look at too.
             if now >= last_tick + TICK {
                 last_tick = now;
                 self.tick(now);
+            }
+            if has_served && !spin.is_zero() {
+                spin_until = Some(now + spin);
+            } else if spin_until.is_some_and(|until| now < until) {
+                // A peer on the same core can only answer if it gets to run.
+                std::thread::yield_now();
+            } else {
+                spin_until = None;
             }
         }
         self.context.serving.fetch_sub(self.served.len(), Ordering::AcqRel);
