@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
+use crate::memory::Region;
 use crate::metrics::Metrics;
 use crate::net::epoll::Interest;
 use crate::net::vectored;
@@ -325,19 +326,14 @@ impl Lane {
             }
             State::Idle => false,
         };
-        if stuck {
-            let (error, scope) = match core.state {
-                State::Ready => (
-                    peer.error(ErrorKind::ConnectionLost, "the connection made no progress"),
-                    Scope::Endpoint,
-                ),
-                _ => {
-                    peer.health.silent(now);
-                    let text = "no connection within the time limit";
-                    (peer.error(ErrorKind::Unreachable, text), Scope::Route)
-                }
-            };
-            self.abandon(&mut core, &error, scope);
+        if stuck && matches!(core.state, State::Ready) {
+            let text = "the connection made no progress";
+            self.lose(&mut core, &peer.error(ErrorKind::ConnectionLost, text));
+        } else if stuck {
+            peer.health.silent(now);
+            let text = "no connection within the time limit";
+            let error = peer.error(ErrorKind::Unreachable, text);
+            self.abandon(&mut core, &error, Scope::Route);
         }
         if self.prober && matches!(core.state, State::Idle) && peer.health.wants_probe(now) {
             if let Err(failure) = self.start(&mut core) {
@@ -345,7 +341,7 @@ impl Lane {
                 peer.health.silent(now);
             }
         }
-        self.note(&mut core);
+        self.resume(&mut core);
         self.arm(&core);
     }
 
@@ -353,8 +349,17 @@ impl Lane {
     pub(super) fn cancel(&self, owner: OwnerId, error: &Error) {
         let mut core = self.core.lock();
         self.end(&mut core, |slice| slice.belongs_to(owner), error);
-        self.note(&mut core);
+        self.resume(&mut core);
         self.arm(&core);
+    }
+
+    /// Begins the next connection if slices wait for it.
+    fn resume(&self, core: &mut Core) {
+        if matches!(core.state, State::Idle) && !core.queue.is_empty() {
+            self.drive(core);
+        } else {
+            self.note(core);
+        }
     }
 
     /// Ends everything, now and later.
@@ -413,13 +418,38 @@ impl Lane {
             index += expected.count;
         }
         if broken {
-            let lost = "the connection was given up with a cancelled request";
-            let lost = self.peer.error(ErrorKind::ConnectionLost, lost);
-            self.abandon(core, &lost, Scope::Endpoint);
+            self.restart(core);
         }
     }
 
-    /// Closes the connection and gives all slices back.
+    /// Closes a connection that was given up with slices that have ended. The others say nothing
+    /// against the peer and wait for the next connection.
+    fn restart(&self, core: &mut Core) {
+        self.disconnect(core);
+        core.expected.clear();
+        while let Some(flight) = core.flights.pop_back() {
+            if let Some(slice) = flight.slice {
+                core.queue.push_front(slice);
+            }
+        }
+    }
+
+    /// The peer or the network ended the connection. What it was at may be the reason and goes
+    /// back; what stood behind that is not charged with the failure.
+    fn lose(&self, core: &mut Core, error: &Error) {
+        let Some(first) = core.expected.front() else {
+            return self.abandon(core, error, Scope::Endpoint);
+        };
+        let count = first.count.min(core.flights.len());
+        let suspects: Vec<Slice> =
+            core.flights.drain(..count).filter_map(|flight| flight.slice).collect();
+        self.restart(core);
+        for slice in suspects {
+            self.peer.recovery.recover(slice, error.clone(), Scope::Endpoint);
+        }
+    }
+
+    /// Closes the connection and gives all slices back: the peer cannot be worked with.
     fn abandon(&self, core: &mut Core, error: &Error, scope: Scope) {
         self.disconnect(core);
         for slice in core.take_slices() {
@@ -452,7 +482,8 @@ impl Lane {
     }
 
     fn drive(&self, core: &mut Core) {
-        if let Err(failure) = self.advance(core) {
+        // Every failure takes at least one slice off the lane, so this comes to an end.
+        while let Err(failure) = self.advance(core) {
             self.fail(core, failure);
         }
         self.note(core);
@@ -583,43 +614,53 @@ impl Lane {
     }
 
     fn fail(&self, core: &mut Core, failure: Failure) {
-        let greeting = matches!(core.state, State::Greeting { .. });
-        let scope = if greeting { Scope::Route } else { Scope::Endpoint };
-        match failure {
-            Failure::Lost(error, scope) => self.abandon(core, &error, scope),
+        let (error, scope) = match failure {
+            Failure::Lost(error, scope) => (error, scope),
+            Failure::Restart => return self.restart(core),
             Failure::Broken(Broken::Closed) => {
-                let text = match greeting {
-                    true => "the peer closed the connection during the hello",
-                    false => "the peer closed the connection",
+                let text = match core.state {
+                    State::Greeting { .. } => "the peer closed the connection during the hello",
+                    _ => "the peer closed the connection",
                 };
-                let error = self.peer.error(ErrorKind::ConnectionLost, text);
-                self.abandon(core, &error, scope);
+                (self.peer.error(ErrorKind::ConnectionLost, text), Scope::Endpoint)
             }
             Failure::Broken(Broken::Connection(error)) => {
-                let error = Error::io(ErrorKind::ConnectionLost, "the connection broke", error)
-                    .with("peer", &self.peer.name);
-                self.abandon(core, &error, scope);
+                let error = Error::io(ErrorKind::ConnectionLost, "the connection broke", error);
+                (error.with("peer", &self.peer.name), Scope::Endpoint)
             }
             Failure::Broken(Broken::Memory { error, region, address }) => {
-                // The slice whose memory it is fails; the others lose only the connection.
-                for flight in &mut core.flights {
-                    let is_cause = flight.slice.as_ref().is_some_and(|slice| {
-                        Arc::ptr_eq(&slice.region, &region)
-                            && slice.operation == Operation::Write
-                            && (slice.region.is_closed()
-                                || address.wrapping_sub(slice.local_address) < slice.length)
-                    });
-                    if is_cause {
-                        if let Some(slice) = flight.slice.take() {
-                            slice.fail(error.clone().with("peer", &self.peer.name));
-                        }
-                    }
+                return self.lose_memory(core, &error, &region, address);
+            }
+        };
+        match (core.state, scope) {
+            (State::Ready, Scope::Endpoint) => self.lose(core, &error),
+            (State::Greeting { .. }, Scope::Endpoint) => self.abandon(core, &error, Scope::Route),
+            _ => self.abandon(core, &error, scope),
+        }
+    }
+
+    /// The slices whose memory is gone fail; the others lose only the connection.
+    fn lose_memory(&self, core: &mut Core, error: &Error, region: &Arc<Region>, address: u64) {
+        let mut is_explained = false;
+        for flight in &mut core.flights {
+            let is_cause = flight.slice.as_ref().is_some_and(|slice| {
+                Arc::ptr_eq(&slice.region, region)
+                    && slice.operation == Operation::Write
+                    && (slice.region.is_closed()
+                        || address.wrapping_sub(slice.local_address) < slice.length)
+            });
+            if is_cause {
+                if let Some(slice) = flight.slice.take() {
+                    slice.fail(error.clone().with("peer", &self.peer.name));
+                    is_explained = true;
                 }
-                let text = "the connection was given up with a request whose memory is gone";
-                let lost = self.peer.error(ErrorKind::ConnectionLost, text);
-                self.abandon(core, &lost, Scope::Endpoint);
             }
         }
+        if is_explained {
+            return self.restart(core);
+        }
+        // The memory of a request that has ended already.
+        self.lose(core, &error.clone().with("peer", &self.peer.name));
     }
 }
 
@@ -627,6 +668,8 @@ impl Lane {
 enum Failure {
     Broken(Broken),
     Lost(Error, Scope),
+    /// The request at fault has been dealt with; the others need another connection.
+    Restart,
 }
 
 impl From<Broken> for Failure {

@@ -89,8 +89,7 @@ fn refused(lane: &Lane, core: &mut Core, code: u32) -> Failure {
             .with("code", code);
         lane.peer.recovery.recover(slice, error, Scope::Slice);
     }
-    let text = "the peer closed the connection after refusing another request";
-    Failure::Lost(lane.peer.error(ErrorKind::ConnectionLost, text), Scope::Endpoint)
+    Failure::Restart
 }
 
 /// Points the payload of the first request at its memory.
