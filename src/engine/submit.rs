@@ -345,7 +345,13 @@ fn submit(
         known.region = slices.recent.take();
         drop(slices);
         match used.iter_mut().rev().find(|(other, _)| other.id == segment.id) {
-            Some((_, all)) => all.add(rails),
+            Some((_, all)) => {
+                if driver == Driver::Caller {
+                    // They are released once, however often the requests came back to them.
+                    state.route.release(all.common(rails));
+                }
+                all.add(rails);
+            }
             None => used.push((segment, rails)),
         }
     }

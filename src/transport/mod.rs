@@ -102,6 +102,11 @@ impl Rails {
         self.0 & Rails::one(index).0 != 0
     }
 
+    /// The rails that are in both sets.
+    pub fn common(self, other: Rails) -> Rails {
+        Rails(self.0 & other.0)
+    }
+
     /// Adds the rails of `other`.
     pub fn add(&mut self, other: Rails) {
         self.0 |= other.0;
