@@ -61,6 +61,8 @@ pub struct SegmentDescriptor {
 /// Everything needed to reach a segment's owner.
 #[derive(Debug)]
 pub struct PeerAddress {
+    /// The name under which it was looked up. What the owner calls itself is its own affair.
+    pub name: String,
     /// What the owner published.
     pub descriptor: SegmentDescriptor,
     /// Host of its data plane, resolved by the metadata layer where the descriptor lacks it.

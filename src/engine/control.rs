@@ -1,8 +1,10 @@
 //! Work that may block, off the data path: repairs of segments and notifications.
 //!
 //! A few threads (`mc-control-N`) take jobs from one bounded queue. A segment has at most one
-//! repair queued, so the queue is bounded by the number of segments.
+//! repair queued or under way, so the queue is bounded by the number of segments. What a repair
+//! that blocks is for stays with the segment, where cancelling and `watch.rs` find it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +22,11 @@ use super::remote::Found;
 use super::segment::{Parked, Segment, SegmentId};
 use super::{Notification, Shared};
 
-const THREADS: usize = 3;
+/// Threads that are always there.
+const THREADS: usize = 2;
+/// Jobs can block for a whole time limit, so one that finds no thread free brings another, up to
+/// this many: that many dead peers at once delay nobody else's repair.
+const THREADS_MAX: usize = 32;
 const QUEUE: usize = 8192;
 
 pub(super) enum Job {
@@ -35,39 +41,76 @@ pub(super) enum Job {
 /// The queue and its threads.
 pub(super) struct Control {
     sender: Mutex<Option<Sender<Job>>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    crew: Mutex<Crew>,
+    /// Jobs queued or being done.
+    jobs: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Crew {
+    shared: Weak<Shared>,
+    receiver: Option<Receiver<Job>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Control {
     pub(super) fn new() -> (Control, Receiver<Job>) {
         let (sender, receiver) = bounded(QUEUE);
-        (Control { sender: Mutex::new(Some(sender)), threads: Mutex::default() }, receiver)
+        let control = Control {
+            sender: Mutex::new(Some(sender)),
+            crew: Mutex::default(),
+            jobs: Arc::default(),
+        };
+        (control, receiver)
     }
 
-    pub(super) fn start(&self, shared: &Arc<Shared>, jobs: &Receiver<Job>) -> Result<()> {
-        for index in 0..THREADS {
-            let (shared, jobs) = (Arc::downgrade(shared), jobs.clone());
-            let thread = spawn(&format!("mc-control-{index}"), move || run(&shared, &jobs))?;
-            self.threads.lock().push(thread);
+    pub(super) fn start(&self, shared: &Arc<Shared>, jobs: Receiver<Job>) -> Result<()> {
+        let mut crew = self.crew.lock();
+        crew.shared = Arc::downgrade(shared);
+        crew.receiver = Some(jobs);
+        while crew.threads.len() < THREADS {
+            self.hire(&mut crew)?;
         }
+        Ok(())
+    }
+
+    fn hire(&self, crew: &mut Crew) -> Result<()> {
+        let Some(receiver) = crew.receiver.clone() else { return Ok(()) };
+        let (shared, jobs) = (Weak::clone(&crew.shared), Arc::clone(&self.jobs));
+        let name = format!("mc-control-{}", crew.threads.len());
+        crew.threads.push(spawn(&name, move || run(&shared, &receiver, &jobs))?);
         Ok(())
     }
 
     /// Queues a job, or gives it back.
     pub(super) fn queue(&self, job: Job) -> std::result::Result<(), Job> {
-        match &*self.sender.lock() {
+        let under_way = self.jobs.fetch_add(1, Ordering::AcqRel);
+        let queued = match &*self.sender.lock() {
             Some(sender) => sender.try_send(job).map_err(|error| match error {
                 TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
             }),
             None => Err(job),
+        };
+        if queued.is_err() {
+            self.jobs.fetch_sub(1, Ordering::AcqRel);
+            return queued;
         }
+        let mut crew = self.crew.lock();
+        if under_way >= crew.threads.len() && crew.threads.len() < THREADS_MAX {
+            if let Err(error) = self.hire(&mut crew) {
+                // The job waits for one of the threads there are.
+                log::warn!("control: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// Ends the threads after the jobs they are at.
     pub(super) fn stop(&self) {
         self.sender.lock().take();
+        let crew = std::mem::take(&mut *self.crew.lock());
         let own = std::thread::current().id();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
+        for thread in crew.threads {
             // The last handle of an engine may be dropped by one of its own threads.
             if thread.thread().id() != own {
                 let _ = thread.join();
@@ -76,39 +119,33 @@ impl Control {
     }
 }
 
-fn run(shared: &Weak<Shared>, jobs: &Receiver<Job>) {
-    let interval = match shared.upgrade() {
-        Some(shared) => shared.config.metadata_refresh_interval_s,
-        None => return,
-    };
-    let mut next_refresh =
-        (interval > 0).then(|| Instant::now() + Duration::from_secs(interval.into()));
-    loop {
-        let job = match next_refresh {
-            None => jobs.recv().ok(),
-            Some(at) => match jobs.recv_deadline(at) {
-                Ok(job) => Some(job),
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
-                    next_refresh = Some(Instant::now() + Duration::from_secs(interval.into()));
-                    Some(Job::RefreshAll)
-                }
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => None,
-            },
+fn run(shared: &Weak<Shared>, receiver: &Receiver<Job>, jobs: &AtomicUsize) {
+    while let Ok(job) = receiver.recv() {
+        let Some(shared) = shared.upgrade() else { return };
+        let segment = match &job {
+            Job::Repair(segment) => Some(Arc::clone(segment)),
+            Job::Notify { .. } | Job::RefreshAll => None,
         };
-        let (Some(job), Some(shared)) = (job, shared.upgrade()) else { return };
         // A panic in one job must not end the thread and with it all later repairs.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             serve(&shared, job);
         }));
+        jobs.fetch_sub(1, Ordering::AcqRel);
         if outcome.is_err() {
             log::error!("control: a job panicked; its slices were failed");
+            // Dropping the slices fails them.
+            segment.map(|segment| segment.empty());
         }
     }
 }
 
 fn serve(shared: &Shared, job: Job) {
     match job {
-        Job::Repair(segment) => repair(shared, &segment),
+        Job::Repair(segment) => {
+            while let Some(parked) = segment.next_repair() {
+                repair(shared, &segment, parked);
+            }
+        }
         Job::Notify { segment, notification, timeout } => {
             if let Err(error) = shared.notify(segment, &notification, timeout) {
                 log::warn!("the notification after a batch was not delivered: {error}");
@@ -124,55 +161,73 @@ fn serve(shared: &Shared, job: Job) {
     }
 }
 
-fn repair(shared: &Shared, segment: &Arc<Segment>) {
-    let parked = segment.take_parked();
+fn repair(shared: &Shared, segment: &Arc<Segment>, parked: Vec<Parked>) {
     let now = Instant::now();
     let (mut again, mut stale) = (Vec::new(), Vec::new());
     let before = segment.state().ok();
-    for Parked { mut slice, error, scope } in parked {
-        slice.attempts += 1;
+    let place = |error: Error| match error.context("segment") {
+        Some(_) => error,
+        None => error.with("segment", &segment.name),
+    };
+    for mut parked in parked {
+        parked.slice.attempts += 1;
+        let Parked { slice, error, scope } = &parked;
         let failure = Failure {
             kind: error.kind(),
-            scope,
+            scope: *scope,
             attempts: slice.attempts,
             deadline: slice.deadline,
             cancelled: slice.is_cancelled(),
         };
-        match decide(failure, shared.config.retry_max, now) {
+        let decision = decide(failure, shared.config.retry_max, now);
+        let Parked { slice, error, scope } = parked;
+        match decision {
             Decision::Retry => again.push(slice),
-            Decision::Refresh => stale.push((slice, error)),
-            Decision::Fail => slice.fail(error),
-            Decision::FailTimeout => slice.fail(timed_out(&error)),
+            Decision::Refresh => stale.push(Parked { slice, error, scope }),
+            Decision::Fail => slice.fail(place(error)),
+            Decision::FailTimeout => slice.fail(place(timed_out(&error))),
             Decision::FailCancelled => slice.fail(cancelled()),
         }
     }
-    if !stale.is_empty() {
-        // Nobody waits longer than the most patient slice; others fail when their time is over.
-        let deadline = stale.iter().map(|(slice, _)| slice.deadline).max().unwrap_or(now);
-        let deadline = shared.default_deadline().instant().min(deadline);
-        match shared.refresh(segment, Deadline::at(deadline)) {
-            Ok(()) => again.extend(
-                stale
-                    .into_iter()
-                    .filter_map(|(slice, error)| revise(segment, before.as_deref(), slice, error)),
-            ),
-            Err(refresh_error) => {
-                for (slice, error) in stale {
-                    slice.fail(error.with("refresh", &refresh_error));
-                }
+    send(shared, segment, again);
+    if stale.is_empty() {
+        return;
+    }
+    // Nobody waits longer than the most patient slice; others end where they are left.
+    let deadline = stale.iter().map(|parked| parked.slice.deadline).max().unwrap_or(now);
+    let deadline = shared.default_deadline().instant().min(deadline);
+    segment.leave(stale);
+    let refreshed = shared.refresh(segment, Deadline::at(deadline));
+    let stale = segment.take_back().into_iter();
+    match refreshed {
+        Ok(()) => {
+            let revised = stale.filter_map(|parked| {
+                let Parked { slice, error, .. } = parked;
+                revise(segment, before.as_deref(), slice, place(error))
+            });
+            let revised = revised.collect();
+            send(shared, segment, revised);
+        }
+        Err(refresh_error) => {
+            for Parked { slice, error, .. } in stale {
+                slice.fail(place(error).with("refresh", &refresh_error));
             }
         }
     }
-    if again.is_empty() {
+}
+
+/// Hands slices to the present route again.
+fn send(shared: &Shared, segment: &Segment, slices: Vec<Slice>) {
+    if slices.is_empty() {
         return;
     }
-    shared.metrics.retries.inc_by(again.len() as u64);
+    shared.metrics.retries.inc_by(slices.len() as u64);
     match segment.state() {
         Ok(state) => {
-            state.route.submit(&mut again.into_iter(), Driver::Threads);
+            state.route.submit(&mut slices.into_iter(), Driver::Threads);
         }
         Err(error) => {
-            for slice in again {
+            for slice in slices {
                 slice.fail(error.clone());
             }
         }

@@ -29,6 +29,7 @@ use super::control::{Control, SegmentRecovery};
 use super::notify::{Inbox, Notification};
 use super::registry::Registry;
 use super::segment::{SegmentState, SegmentTable};
+use super::watch::Watch;
 use super::{Engine, Owner, Shared};
 
 impl Engine {
@@ -76,8 +77,9 @@ impl Engine {
             Arc::clone(&recovery) as Arc<dyn Recovery>,
         );
         segments.insert(&local_name, SegmentState::local(local_route))?;
+        let closed = Arc::new(AtomicBool::new(false));
         let shared = Arc::new_cyclic(|own: &Weak<Shared>| Shared {
-            directory: directory.open(&config, Weak::clone(own) as Weak<dyn OwnSegment>),
+            directory: directory.open(&config, &closed, Weak::clone(own) as Weak<dyn OwnSegment>),
             local_name,
             location: RpcMeta { ip_or_host_name: names.host, rpc_port },
             listen: names.listen,
@@ -89,6 +91,7 @@ impl Engine {
             recovery: Arc::clone(&recovery) as Arc<dyn Recovery>,
             segments,
             control,
+            watch: Watch::default(),
             handshake: Mutex::new(None),
             notifications: Inbox::default(),
             metrics,
@@ -96,13 +99,14 @@ impl Engine {
             descriptor: Mutex::new(None),
             wakers: Mutex::default(),
             idle_batches: Mutex::default(),
-            closed: AtomicBool::new(false),
+            closed,
             config,
         });
         recovery.connect(&shared);
         // From here on an error drops the owner, which ends what was started.
         let engine = Engine(Arc::new(Owner(Arc::clone(&shared))));
-        shared.control.start(&shared, &jobs)?;
+        shared.control.start(&shared, jobs)?;
+        shared.watch.start(&shared)?;
         let handler = Arc::new(Handler(Arc::downgrade(&shared)));
         let server = HandshakeServer::start(listener, handler, shared.config.handshake_bytes_max)?;
         *shared.handshake.lock() = Some(server);
@@ -142,12 +146,16 @@ pub(super) fn install_transport(shared: &Arc<Shared>, protocol: &str) -> Result<
     shared.publish()
 }
 
-pub(super) fn handshake_client(config: &EngineConfig) -> HandshakeClient {
+pub(super) fn handshake_client(
+    config: &EngineConfig,
+    is_over: &Arc<AtomicBool>,
+) -> HandshakeClient {
     HandshakeClient {
         family: Family::Any,
         bytes_max: config.handshake_bytes_max,
         connect_timeout: Duration::from_millis(config.handshake_connect_timeout_ms.into()),
         default_port: config.handshake_port,
+        is_over: Arc::clone(is_over),
     }
 }
 
@@ -254,9 +262,14 @@ impl Lookup {
         }
     }
 
-    fn open(self, config: &EngineConfig, own: Weak<dyn OwnSegment>) -> Arc<dyn Directory> {
+    fn open(
+        self,
+        config: &EngineConfig,
+        is_over: &Arc<AtomicBool>,
+        own: Weak<dyn OwnSegment>,
+    ) -> Arc<dyn Directory> {
         match self {
-            Lookup::P2p => Arc::new(P2pDirectory::new(handshake_client(config), own)),
+            Lookup::P2p => Arc::new(P2pDirectory::new(handshake_client(config, is_over), own)),
             Lookup::Store(directory) => Arc::new(directory),
         }
     }

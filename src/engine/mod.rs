@@ -20,6 +20,7 @@ mod remote;
 mod segment;
 mod submit;
 mod wait;
+mod watch;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +53,7 @@ use crate::transport::{Recovery, RegionKeys, Route, Transport};
 use control::{Control, Job};
 use registry::{Placement, Registry};
 use segment::{Parked, Segment, SegmentState, SegmentTable};
+use watch::Watch;
 
 /// A buffer to register.
 #[derive(Clone, Debug)]
@@ -98,6 +100,7 @@ struct Shared {
     directory: Arc<dyn Directory>,
     segments: SegmentTable,
     control: Control,
+    watch: Watch,
     handshake: Mutex<Option<HandshakeServer>>,
     notifications: notify::Inbox,
     metrics: Arc<Metrics>,
@@ -108,7 +111,7 @@ struct Shared {
     wakers: Mutex<Vec<Arc<EventFd>>>,
     /// Batches lent to one-call transfers.
     idle_batches: Mutex<Vec<Arc<submit::BatchShared>>>,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
 }
 
 fn shutdown_error() -> Error {
@@ -495,7 +498,7 @@ impl Shared {
         }
         let own: Vec<_> = transports.iter().map(|transport| transport.name()).collect();
         Err(Error::new(ErrorKind::Unsupported, "no installed transport reaches the segment")
-            .with("segment", peer.descriptor.name.escape_debug())
+            .with("segment", &peer.name)
             .with("peer_offers", &peer.descriptor.protocol)
             .with("installed", own.join(",")))
     }
@@ -504,7 +507,10 @@ impl Shared {
     fn refresh(&self, segment: &Arc<Segment>, deadline: Deadline) -> Result<()> {
         let before = segment.state()?;
         let Some(old_peer) = &before.peer else { return Ok(()) };
-        let _refreshing = segment.refreshing.lock();
+        let Some(_refreshing) = segment.refreshing.try_lock_until(deadline.instant()) else {
+            let text = "another thread is still fetching the descriptor";
+            return Err(Error::new(ErrorKind::Timeout, text).with("segment", &segment.name));
+        };
         // Somebody else refreshed while this thread waited for its turn.
         if !Arc::ptr_eq(&segment.state()?, &before) {
             return Ok(());
@@ -521,8 +527,8 @@ impl Shared {
             SegmentState::remote(Arc::new(peer), transport, route)
         };
         let moved = !Arc::ptr_eq(&state.route, &before.route);
-        segment.replace(Some(state));
-        if moved {
+        // Fails if the segment was closed meanwhile; a new route then ends with its last use here.
+        if segment.advance(&before, state) && moved {
             // What is still on the old route comes back here and goes out on the new one.
             before.route.retire();
         }
@@ -536,7 +542,7 @@ impl Shared {
         if let Some(state) = segment.replace(None) {
             state.route.close(&error);
         }
-        for slice in segment.unpark(|_| true) {
+        for Parked { slice, .. } in segment.empty() {
             slice.fail(error.clone());
         }
         Ok(())
@@ -572,7 +578,10 @@ impl Shared {
 
     /// Puts a failed slice aside for a control thread.
     fn park(&self, segment: &Arc<Segment>, parked: Parked) {
-        if !segment.park(parked) {
+        let deadline = parked.slice.deadline;
+        let is_first = segment.park(parked);
+        self.watch.before(deadline);
+        if !is_first {
             return;
         }
         if let Err(Job::Repair(segment)) = self.control.queue(Job::Repair(Arc::clone(segment))) {
@@ -581,7 +590,7 @@ impl Shared {
             } else {
                 Error::new(ErrorKind::LimitReached, "too many segments wait for a repair")
             };
-            for Parked { slice, .. } in segment.take_parked() {
+            for Parked { slice, .. } in segment.empty() {
                 slice.fail(error.clone());
             }
         }
@@ -610,9 +619,14 @@ impl Shared {
         for transport in &transports {
             transport.shutdown();
         }
+        self.watch.stop();
         self.control.stop();
         for segment in self.segments.all() {
-            for Parked { slice, .. } in segment.take_parked() {
+            // A repair may have made another route meanwhile.
+            if let Ok(state) = segment.state() {
+                state.route.close(&error);
+            }
+            for Parked { slice, .. } in segment.empty() {
                 slice.fail(error.clone());
             }
         }

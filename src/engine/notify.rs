@@ -70,7 +70,7 @@ impl Inbox {
 
 impl Shared {
     fn handshake_client(&self) -> HandshakeClient {
-        super::create::handshake_client(&self.config)
+        super::create::handshake_client(&self.config, &self.closed)
     }
 
     /// Sends one notification and waits for the acknowledgement.
@@ -91,7 +91,10 @@ impl Shared {
         if NotifyMessage::decode(&reply)?.is_accepted() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Rejected, "the peer did not take the notification"))
+        let segment = self.segments.get(id)?;
+        Err(Error::new(ErrorKind::Rejected, "the peer did not take the notification")
+            .with("segment", &segment.name)
+            .with("operation", "notify"))
     }
 
     /// Asks whether the owner of a segment is alive.

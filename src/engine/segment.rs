@@ -2,8 +2,8 @@
 //! repair of either.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
@@ -89,8 +89,17 @@ pub(super) struct Segment {
     state: ArcSwapOption<SegmentState>,
     /// Held during a refresh, so that callers who need one share it.
     pub(super) refreshing: Mutex<()>,
-    parked: Mutex<Vec<Parked>>,
-    repair_queued: AtomicBool,
+    garage: Mutex<Garage>,
+}
+
+/// Slices that failed and may be tried again.
+#[derive(Default)]
+struct Garage {
+    waiting: Vec<Parked>,
+    /// Those that a repair under way is for.
+    held: Vec<Parked>,
+    /// A repair is queued or under way.
+    is_queued: bool,
 }
 
 impl Segment {
@@ -100,8 +109,7 @@ impl Segment {
             name: name.to_owned(),
             state: ArcSwapOption::from_pointee(state),
             refreshing: Mutex::new(()),
-            parked: Mutex::new(Vec::new()),
-            repair_queued: AtomicBool::new(false),
+            garage: Mutex::default(),
         }
     }
 
@@ -123,27 +131,67 @@ impl Segment {
         self.state.swap(state.map(Arc::new))
     }
 
-    /// Puts a slice aside; true if the caller must queue a repair.
-    pub(super) fn park(&self, parked: Parked) -> bool {
-        self.parked.lock().push(parked);
-        !self.repair_queued.swap(true, Ordering::AcqRel)
+    /// Replaces the knowledge if it is still `known`; else the segment was closed meanwhile.
+    pub(super) fn advance(&self, known: &Arc<SegmentState>, state: SegmentState) -> bool {
+        let state = Some(Arc::new(state));
+        let before = self.state.compare_and_swap(known, state);
+        before.as_ref().is_some_and(|before| Arc::ptr_eq(before, known))
     }
 
-    /// Takes what is parked. A slice parked afterwards queues a new repair.
-    pub(super) fn take_parked(&self) -> Vec<Parked> {
-        self.repair_queued.store(false, Ordering::Release);
-        std::mem::take(&mut *self.parked.lock())
+    /// Puts a slice aside; true if the caller must queue a repair.
+    pub(super) fn park(&self, parked: Parked) -> bool {
+        let mut garage = self.garage.lock();
+        garage.waiting.push(parked);
+        !std::mem::replace(&mut garage.is_queued, true)
+    }
+
+    /// The next slices to repair; `None` ends the repair, and the next slice queues another.
+    pub(super) fn next_repair(&self) -> Option<Vec<Parked>> {
+        let mut garage = self.garage.lock();
+        if garage.waiting.is_empty() {
+            garage.is_queued = false;
+            return None;
+        }
+        Some(std::mem::take(&mut garage.waiting))
+    }
+
+    /// Leaves slices here while the repair blocks, so that their time and their owner's wish hold.
+    pub(super) fn leave(&self, parked: Vec<Parked>) {
+        self.garage.lock().held.extend(parked);
+    }
+
+    /// Takes back what [`Segment::leave`] left and nobody ended meanwhile.
+    pub(super) fn take_back(&self) -> Vec<Parked> {
+        std::mem::take(&mut self.garage.lock().held)
+    }
+
+    /// Takes everything that is parked; no repair is under way any more.
+    pub(super) fn empty(&self) -> Vec<Parked> {
+        let mut garage = self.garage.lock();
+        garage.is_queued = false;
+        let mut all = std::mem::take(&mut garage.waiting);
+        all.append(&mut garage.held);
+        all
     }
 
     /// Takes the parked slices that `belongs` chooses.
-    pub(super) fn unpark(&self, belongs: impl Fn(&Slice) -> bool) -> Vec<Slice> {
-        let mut parked = self.parked.lock();
-        let (chosen, kept) =
-            std::mem::take(&mut *parked).into_iter().partition(|p| belongs(&p.slice));
-        *parked = kept;
-        drop(parked);
-        let chosen: Vec<Parked> = chosen;
-        chosen.into_iter().map(|parked| parked.slice).collect()
+    pub(super) fn unpark(&self, belongs: impl Fn(&Slice) -> bool) -> Vec<Parked> {
+        let mut garage = self.garage.lock();
+        let Garage { waiting, held, .. } = &mut *garage;
+        let mut chosen = Vec::new();
+        for list in [waiting, held] {
+            let (own, others): (Vec<_>, Vec<_>) =
+                std::mem::take(list).into_iter().partition(|parked| belongs(&parked.slice));
+            *list = others;
+            chosen.extend(own);
+        }
+        chosen
+    }
+
+    /// The first deadline of what is parked.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let garage = self.garage.lock();
+        garage.waiting.iter().chain(&garage.held).map(|parked| parked.slice.deadline).min()
     }
 }
 

@@ -182,7 +182,7 @@ fn cancel(shared: &Shared, batch: &BatchShared, error: &Error) {
     let owner = batch.core.owner();
     for (segment, _) in used(batch) {
         let _ = segment.with_state(|state| state.route.cancel(owner, error));
-        for slice in segment.unpark(|slice| slice.belongs_to(owner)) {
+        for Parked { slice, .. } in segment.unpark(|slice| slice.belongs_to(owner)) {
             slice.fail(error.clone());
         }
     }

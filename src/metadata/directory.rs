@@ -66,7 +66,7 @@ impl Directory for StoreDirectory {
             Some(host) if !host.is_empty() => host.clone(),
             _ => self.locate(&descriptor.name, deadline)?.ip_or_host_name,
         };
-        Ok(PeerAddress { descriptor, host })
+        Ok(PeerAddress { name: name.to_owned(), descriptor, host })
     }
 
     fn locate(&self, name: &str, deadline: Deadline) -> Result<RpcMeta> {

@@ -5,20 +5,21 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::descriptor::{Dialect, PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::address::{self, Family};
-use crate::net::handshake::{encode_frame, FrameDecoder, Framing, MessageType};
+use crate::net::handshake::{encode_frame, Frame, FrameDecoder, Framing, MessageType};
 use crate::time::Deadline;
 
 use super::document::RpcMeta;
 use super::Directory;
 
 /// How to talk to handshake planes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HandshakeClient {
     /// Address family of names.
     pub family: Family,
@@ -28,7 +29,12 @@ pub struct HandshakeClient {
     pub connect_timeout: Duration,
     /// Port of names that have none.
     pub default_port: u16,
+    /// Once set, conversations end early: nobody waits for their outcome any more.
+    pub is_over: Arc<AtomicBool>,
 }
+
+/// How soon a conversation notices that it is over.
+const STEP: Duration = Duration::from_millis(100);
 
 impl HandshakeClient {
     /// Sends one message and returns the payload of the reply.
@@ -51,8 +57,8 @@ impl HandshakeClient {
             ));
         }
         let mut stream = self.connect(location, deadline).map_err(add_place)?;
-        let sent = send(&mut stream, &request, deadline);
-        let frame = receive(&mut stream, self.bytes_max, deadline);
+        let sent = self.send(&mut stream, &request, deadline);
+        let frame = self.receive(&mut stream, deadline);
         // A peer that refuses may close before it has read everything: its reply, if there is
         // one, says more than the failed send.
         let frame = match (frame, sent) {
@@ -74,7 +80,7 @@ impl HandshakeClient {
             address::resolve(&location.ip_or_host_name, location.rpc_port, self.family)?;
         for socket_address in addresses {
             let left = deadline.remaining(Instant::now()).min(self.connect_timeout);
-            if left.is_zero() {
+            if left.is_zero() || self.is_over.load(Ordering::Acquire) {
                 break;
             }
             match connect_one(&socket_address, left) {
@@ -86,6 +92,70 @@ impl HandshakeClient {
             Some(error) => error,
             None => Error::new(ErrorKind::Timeout, "no time left to connect"),
         })
+    }
+
+    fn send(&self, stream: &mut TcpStream, request: &[u8], deadline: Deadline) -> Result<()> {
+        let broken = |error| {
+            Error::io(ErrorKind::ConnectionLost, "the handshake request was not taken", error)
+        };
+        let mut rest = request;
+        while !rest.is_empty() {
+            self.arm(stream, deadline)?;
+            match stream.write(rest) {
+                Ok(0) => return Err(broken(std::io::ErrorKind::WriteZero.into())),
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(broken(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, stream: &mut TcpStream, deadline: Deadline) -> Result<Frame> {
+        let mut decoder = FrameDecoder::new(self.bytes_max);
+        let mut chunk = [0u8; 16 * 1024];
+        loop {
+            self.arm(stream, deadline)?;
+            match stream.read(&mut chunk) {
+                Ok(0) => {
+                    return Err(Error::new(
+                        ErrorKind::Rejected,
+                        "the peer closed the handshake without a reply",
+                    ))
+                }
+                Ok(received) => {
+                    if let Some(frame) = decoder.feed(&chunk[..received])? {
+                        return Ok(frame);
+                    }
+                }
+                Err(error) if is_transient(&error) => {}
+                Err(error) => {
+                    return Err(Error::io(
+                        ErrorKind::ConnectionLost,
+                        "the handshake reply broke off",
+                        error,
+                    ))
+                }
+            }
+        }
+    }
+
+    /// Gives the next blocking call the time that is left.
+    fn arm(&self, stream: &TcpStream, deadline: Deadline) -> Result<()> {
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Shutdown, "the engine is being destroyed"));
+        }
+        let left = deadline.remaining(Instant::now());
+        if left.is_zero() {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                "the peer did not answer the handshake in time",
+            ));
+        }
+        let failed = |error| Error::io(ErrorKind::Resource, "cannot set a socket timeout", error);
+        let left = left.min(STEP);
+        stream.set_read_timeout(Some(left)).map_err(failed)?;
+        stream.set_write_timeout(Some(left)).map_err(failed)
     }
 }
 
@@ -103,69 +173,6 @@ fn connect_one(socket_address: &SocketAddr, timeout: Duration) -> Result<TcpStre
         Error::io(ErrorKind::Unreachable, "cannot connect to the handshake port", error)
             .with("address", socket_address)
     })
-}
-
-fn send(stream: &mut TcpStream, request: &[u8], deadline: Deadline) -> Result<()> {
-    let broken =
-        |error| Error::io(ErrorKind::ConnectionLost, "the handshake request was not taken", error);
-    let mut rest = request;
-    while !rest.is_empty() {
-        arm(stream, deadline)?;
-        match stream.write(rest) {
-            Ok(0) => return Err(broken(std::io::ErrorKind::WriteZero.into())),
-            Ok(sent) => rest = &rest[sent..],
-            Err(error) if is_transient(&error) => {}
-            Err(error) => return Err(broken(error)),
-        }
-    }
-    Ok(())
-}
-
-fn receive(
-    stream: &mut TcpStream,
-    bytes_max: usize,
-    deadline: Deadline,
-) -> Result<crate::net::handshake::Frame> {
-    let mut decoder = FrameDecoder::new(bytes_max);
-    let mut chunk = [0u8; 16 * 1024];
-    loop {
-        arm(stream, deadline)?;
-        match stream.read(&mut chunk) {
-            Ok(0) => {
-                return Err(Error::new(
-                    ErrorKind::Rejected,
-                    "the peer closed the handshake without a reply",
-                ))
-            }
-            Ok(received) => {
-                if let Some(frame) = decoder.feed(&chunk[..received])? {
-                    return Ok(frame);
-                }
-            }
-            Err(error) if is_transient(&error) => {}
-            Err(error) => {
-                return Err(Error::io(
-                    ErrorKind::ConnectionLost,
-                    "the handshake reply broke off",
-                    error,
-                ))
-            }
-        }
-    }
-}
-
-/// Gives the next blocking call the time that is left.
-fn arm(stream: &TcpStream, deadline: Deadline) -> Result<()> {
-    let left = deadline.remaining(Instant::now());
-    if left.is_zero() {
-        return Err(Error::new(
-            ErrorKind::Timeout,
-            "the peer did not answer the handshake in time",
-        ));
-    }
-    let failed = |error| Error::io(ErrorKind::Resource, "cannot set a socket timeout", error);
-    stream.set_read_timeout(Some(left)).map_err(failed)?;
-    stream.set_write_timeout(Some(left)).map_err(failed)
 }
 
 fn is_transient(error: &std::io::Error) -> bool {
@@ -236,7 +243,7 @@ impl Directory for P2pDirectory {
             SegmentDescriptor::decode(&reply).map_err(|error| error.with("segment", name))?;
         // The host we have just reached is a better address than the one the peer believes in:
         // behind NAT or a proxy the latter leads astray, and a forged one leads anywhere.
-        Ok(PeerAddress { descriptor, host: location.ip_or_host_name })
+        Ok(PeerAddress { name: name.to_owned(), descriptor, host: location.ip_or_host_name })
     }
 
     fn locate(&self, name: &str, _: Deadline) -> Result<RpcMeta> {

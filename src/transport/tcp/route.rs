@@ -44,9 +44,9 @@ impl TcpRoute {
     ) -> Result<Arc<TcpRoute>> {
         let descriptor = &address.descriptor;
         let addresses = resolve(&address.host, descriptor.tcp_data_port, Family::Any)
-            .map_err(|error| error.with("segment", descriptor.name.escape_debug()))?;
+            .map_err(|error| error.with("segment", &address.name))?;
         let peer = Arc::new(Peer {
-            name: descriptor.name.clone(),
+            name: address.name.clone(),
             addresses,
             wire,
             instance: descriptor.native.as_ref().map_or([0; 16], |native| native.instance),
