@@ -63,6 +63,8 @@ enum Step {
     Payload,
     /// Too many replies wait.
     Backlogged,
+    /// Nothing more will come; send what is queued.
+    Drain,
     /// Send what is queued, then end in an orderly way.
     Finish,
     /// End at once, with a reset, so that the peer cannot take it for success.
@@ -73,7 +75,12 @@ enum Phase {
     Sniffing,
     Upstream(upstream::State),
     Native(native::State),
-    Closing { until: Instant, thrown_away: u64 },
+    Closing {
+        until: Instant,
+        thrown_away: u64,
+    },
+    /// The peer has closed its side and may still read what is queued for it.
+    Draining,
 }
 
 /// One connection of a peer.
@@ -114,7 +121,7 @@ impl Served {
     /// True while the peer owes bytes, or takes none, so that time counts against it.
     pub(super) fn owes(&self) -> bool {
         let in_request = match &self.phase {
-            Phase::Sniffing | Phase::Closing { .. } => true,
+            Phase::Sniffing | Phase::Closing { .. } | Phase::Draining => true,
             Phase::Upstream(state) => state.in_request() || !self.input.bytes().is_empty(),
             Phase::Native(state) => state.in_request() || !self.input.bytes().is_empty(),
         };
@@ -140,14 +147,10 @@ impl Served {
                 verdict
             }
             Err(Broken::Closed) => {
-                // The peer will send nothing more, but may still read what is queued for it.
+                let is_between_requests = self.input.bytes().is_empty();
+                self.phase = Phase::Draining;
                 match self.flush() {
-                    Ok(false) if self.input.bytes().is_empty() => {
-                        let until = Instant::now() + context.settings.progress_timeout;
-                        self.phase = Phase::Closing { until, thrown_away: 0 };
-                        self.watch(epoll, token);
-                        Verdict::Keep
-                    }
+                    Ok(false) if is_between_requests && self.watch(epoll, token) => Verdict::Keep,
                     _ => Verdict::Close,
                 }
             }
@@ -181,6 +184,10 @@ impl Served {
                     if self.output.pending() > BACKLOG_BYTES {
                         return Ok(Verdict::Keep);
                     }
+                }
+                Step::Drain => {
+                    let is_empty = self.flush()?;
+                    return Ok(if is_empty { Verdict::Close } else { Verdict::Keep });
                 }
                 step @ (Step::Header | Step::Payload) => {
                     if drained || !self.receive(&step, &mut drained)? {
@@ -226,6 +233,7 @@ impl Served {
     fn step(&mut self, context: &ServeContext) -> Step {
         match &mut self.phase {
             Phase::Sniffing => self.sniff(),
+            Phase::Draining => Step::Drain,
             Phase::Closing { thrown_away, .. } => {
                 if *thrown_away > CLOSING_BYTES_MAX {
                     Step::Reset
@@ -285,7 +293,9 @@ impl Served {
     /// Asks for the events that matter now; false if that failed.
     fn watch(&mut self, epoll: &Epoll, token: u64) -> bool {
         let pending = self.output.pending();
-        let interest = Interest { read: pending <= BACKLOG_BYTES, write: pending > 0, once: false };
+        // The end of a stream stays readable: watching it would never let the thread sleep.
+        let read = pending <= BACKLOG_BYTES && !matches!(self.phase, Phase::Draining);
+        let interest = Interest { read, write: pending > 0, once: false };
         if interest == self.interest {
             return true;
         }
