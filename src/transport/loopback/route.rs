@@ -167,17 +167,15 @@ impl State {
     }
 
     fn fail_waiting(&self, belongs: impl Fn(&Slice) -> bool, error: &Error) {
-        let mut kept = Vec::new();
-        let mut ended = Vec::new();
-        for entry in std::mem::take(&mut *self.waiting.lock()) {
-            if belongs(&entry.slice) {
-                ended.push(entry.slice);
-            } else {
-                kept.push(entry);
-            }
-        }
-        self.waiting.lock().extend(kept);
-        for slice in ended {
+        // In one go: the serving thread ends when it finds the list empty.
+        let ended: Vec<Waiting> = {
+            let mut waiting = self.waiting.lock();
+            let (ended, kept) =
+                std::mem::take(&mut *waiting).into_iter().partition(|entry| belongs(&entry.slice));
+            *waiting = kept;
+            ended
+        };
+        for Waiting { slice, .. } in ended {
             slice.fail(error.clone());
         }
     }
