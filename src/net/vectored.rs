@@ -204,6 +204,17 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     result(sent)
 }
 
+/// Bytes sent that the other side's kernel has not acknowledged; `None` if that cannot be told.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for sockets, writes one int to the address given.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    if status != 0 {
+        return None;
+    }
+    usize::try_from(bytes).ok()
+}
+
 fn result(returned: isize) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }

@@ -726,7 +726,10 @@ impl Core {
             }
             let before = self.output.sent();
             let done = self.output.flush(stream.as_fd())?;
-            if self.output.sent() > before {
+            // Bytes of later requests that the kernel takes say nothing about the peer: what
+            // counts is the one whose answer is next.
+            let next = self.expected.front().map_or(u64::MAX, |expected| expected.end);
+            if self.output.sent() > before && before < next {
                 self.last_progress = Instant::now();
             }
             self.blocked = !done;

@@ -148,6 +148,10 @@ fn reply(lane: &Lane, core: &mut Core, drained: &mut bool) -> Result<bool, Failu
         .map_err(|error| Failure::Lost(error.with("peer", &lane.peer.name), Scope::Route))?;
     let Some(expected) = core.expected.front() else { return Ok(false) };
     let (operation, count) = (expected.operation, expected.count);
+    if core.output.sent() < expected.end {
+        // Its memory is still being sent: to call that done would give it back too early.
+        return Err(out_of_step(lane, "the peer answered a request before it had it"));
+    }
     let kind = match operation {
         Operation::Write => Kind::Write,
         Operation::Read => Kind::Read,

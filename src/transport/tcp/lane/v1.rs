@@ -5,9 +5,10 @@
 //! are gone.
 
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::ErrorKind;
+use crate::net::vectored;
 use crate::transport::{Operation, Scope};
 
 use super::super::stream::{Broken, Received};
@@ -37,6 +38,11 @@ pub(super) fn advance(lane: &Lane, core: &mut Core, half_close: bool) -> Result<
             }
             match core.input.fill(stream.as_fd()) {
                 Ok(Received::Nothing) => {}
+                // What the peer's kernel never acknowledged the peer cannot have stored: it ended
+                // the connection, or was ended, before it had everything.
+                Err(Broken::Closed) if is_unacknowledged(stream.as_fd()) => {
+                    return Err(Broken::Closed.into());
+                }
                 Err(Broken::Closed) => finish(lane, core),
                 Ok(_) => {
                     let text = "the peer answered a v1 write with bytes";
@@ -49,4 +55,9 @@ pub(super) fn advance(lane: &Lane, core: &mut Core, half_close: bool) -> Result<
         Operation::Write => {}
     }
     Ok(())
+}
+
+fn is_unacknowledged(socket: BorrowedFd<'_>) -> bool {
+    // A connection that cannot even be asked is not one to trust.
+    vectored::unacknowledged(socket).is_none_or(|bytes| bytes > 0)
 }

@@ -72,6 +72,11 @@ fn status(lane: &Lane, core: &mut Core, operation: Operation) -> Result<(), Fail
     if code != STATUS_OK {
         return Err(refused(lane, core, code));
     }
+    if core.expected.front().is_some_and(|expected| core.output.sent() < expected.end) {
+        // Only a refusal may come early: this memory is still being sent.
+        let text = "the peer answered a request before it had it";
+        return Err(Failure::Lost(lane.peer.error(ErrorKind::Protocol, text), Scope::Route));
+    }
     prepare(core, operation);
     Ok(())
 }
