@@ -1,6 +1,8 @@
 //! The contract of transports, kept by each of them and in each dialect: the same suite runs over
 //! loopback, TCP native, v2 and v1, and the engine's own segment.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

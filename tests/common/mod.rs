@@ -1,6 +1,7 @@
 //! What the integration tests of the engine share: engines, memory with borders, seeds, raw bytes
 //! of the wires, peers that misbehave. Each test program uses its part.
 #![allow(dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
 
 pub mod engines;
 pub mod fake_peer;
