@@ -119,3 +119,56 @@ pub const CANCEL_HANDOVER: Duration = Duration::from_millis(200);
 
 /// Longest v2 request made of a longer one: as with native frames, others may go in between.
 pub const V2_SLICE_BYTES_MAX: u64 = 16 << 20;
+
+/// Look-ups of names that wait for the system's resolver at once. Each holds a thread, and a
+/// resolver without a name server takes half a minute to say so.
+pub const NAME_LOOKUPS_MAX: usize = 32;
+
+/// Connections kept to one HTTP service: calls to it come one at a time, or a few.
+pub const HTTP_IDLE_CONNECTIONS_MAX: usize = 2;
+/// Bytes of an unwelcome reply that are repeated in the error about it.
+pub const REPLY_BYTES_SHOWN: usize = 200;
+/// Longest connect to an HTTP metadata service, and longest call (upstream's numbers).
+pub const HTTP_CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// See [`HTTP_CONNECT_TIMEOUT`].
+pub const HTTP_CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest call to etcd or redis, all endpoints together (upstream's number for etcd).
+pub const METADATA_CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest call made in the background to keep entries alive. The end of an engine may have to
+/// wait for one.
+pub const METADATA_KEEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for the answer of an engine that may still be using a name. One that is alive
+/// answers within a round trip.
+pub const NAME_CLAIM_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Pause before entries are tried to be kept alive again after a failure, at most.
+pub const METADATA_KEEP_RETRY: Duration = Duration::from_secs(2);
+
+/// Connections that the HTTP metadata server serves at once; more are closed. Engines hold one for
+/// the length of a request, or a little longer.
+pub const SERVER_CONNECTIONS_MAX: usize = 4096;
+/// Time for the head of a request, also of the next one on a kept connection.
+pub const SERVER_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The head of a request: a key in its most escaped form and a few headers.
+pub const SERVER_HEADER_BYTES_MAX: usize = 64 << 10;
+/// Time for the body of a request.
+pub const SERVER_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A key: `mooncake/`, a cluster, a kind and a name.
+pub const SERVER_KEY_BYTES_MAX: usize = 4096;
+/// A document: a descriptor of 65 536 buffers with their keys is about 13 MB.
+pub const SERVER_DOCUMENT_BYTES_MAX: usize = 16 << 20;
+/// Bodies that are being received, together.
+pub const SERVER_UPLOAD_BYTES_MAX: usize = 256 << 20;
+/// Documents kept by the server.
+pub const SERVER_DOCUMENTS_MAX: usize = 1 << 20;
+/// Keys and documents kept by the server, in bytes.
+pub const SERVER_TABLE_BYTES_MAX: usize = 1 << 30;
+/// Changes of the table are collected for this long before its file is written.
+pub const SERVER_SAVE_PAUSE: Duration = Duration::from_millis(500);
+/// Time for requests that have begun when the server is told to stop.
+pub const SERVER_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a connection could not be accepted.
+pub const SERVER_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const _: () = assert!(3 * (SERVER_KEY_BYTES_MAX + NAME_BYTES_MAX) < SERVER_HEADER_BYTES_MAX);
+const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= SERVER_UPLOAD_BYTES_MAX);
+const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= DOCUMENT_BYTES_MAX);

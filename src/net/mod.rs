@@ -3,9 +3,17 @@
 pub mod address;
 pub mod epoll;
 pub mod handshake;
+#[cfg(any(feature = "http", feature = "etcd"))]
+pub mod http;
 pub mod interface;
 pub mod port;
+#[cfg(any(feature = "http", feature = "etcd"))]
+mod proxy;
 pub mod random;
+#[cfg(feature = "_client")]
+pub mod resolve;
 pub mod thread;
+#[cfg(feature = "_client")]
+pub mod tls;
 pub mod vectored;
 pub mod wake;
