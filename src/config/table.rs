@@ -91,8 +91,6 @@ const LOG_LEVELS: Kind = Choice {
 const DIALECTS: Kind = Choice { words: Dialect::WORDS, aliases: &[("1", "v1"), ("2", "v2")] };
 
 const RDMA: Effect = Reserved("the rdma transport");
-const HTTP: Effect = Reserved("the http and etcd metadata services");
-const REDIS: Effect = Reserved("the redis metadata service");
 const TOPOLOGY: Effect = Reserved("the topology");
 
 settings! {
@@ -143,19 +141,36 @@ settings! {
     }
     "Metadata" {
         /// Part of every key in the metadata service, so that clusters can share one.
-        cluster_id: String = String::new() => NAME, [v7("MC_METADATA_CLUSTER_ID")], HTTP;
+        cluster_id: String = String::new() => NAME, [v7("MC_METADATA_CLUSTER_ID")], Used;
         /// Fetch the descriptor of a segment before every transfer.
         disable_metacache: bool = false => Flag, [v7("MC_DISABLE_METACACHE")], Used;
         /// Fetch the descriptors of open segments again so often; 0 is never.
         metadata_refresh_interval_s: u32 = 0 => integer(0, 86_400),
             [v13("MC_TE_METADATA_REFRESH_INTERVAL_SECONDS")], Used;
-        /// User of the redis service; empty sends none.
-        redis_username: String = String::new() => NAME, [v13("MC_REDIS_USERNAME")], REDIS;
+        /// How long the entries of a killed engine stay in an etcd or redis service; 0 is for
+        /// ever. While the engine lives its entries are prolonged, and put again where the service
+        /// has lost them, three times in this interval; http services are looked after as often.
+        metadata_lease_s: u32 = 60 => integer(0, 86_400), [], Used;
+        /// Certificate authorities for TLS to the metadata service, a file in PEM form; absent
+        /// is those of the system.
+        metadata_ca_path: Option<String> = None => PATH, [], Used;
+        /// Own certificate for a metadata service that asks for one, a file in PEM form.
+        metadata_certificate_path: Option<String> = None => PATH, [], Used;
+        /// Key of `metadata_certificate_path`.
+        metadata_key_path: Option<String> = None => PATH, [], Used;
+        /// Use TLS to etcd endpoints that do not say `http://` or `https://` themselves.
+        etcd_tls: bool = false => Bool, [], Used;
+        /// User of the etcd service; empty sends none.
+        etcd_username: String = String::new() => NAME, [], Used;
+        /// Password of the etcd user.
+        etcd_password: String = String::new() => Secret(limits::NAME_BYTES_MAX), [], Used;
+        /// User of the redis service; empty sends none. A user in the URL wins.
+        redis_username: String = String::new() => NAME, [v13("MC_REDIS_USERNAME")], Used;
         /// Password of the redis service; empty sends none.
         redis_password: String = String::new() => Secret(limits::NAME_BYTES_MAX),
-            [v7("MC_REDIS_PASSWORD")], REDIS;
-        /// Database number of the redis service.
-        redis_db_index: u32 = 0 => integer(0, 255), [v7("MC_REDIS_DB_INDEX")], REDIS;
+            [v7("MC_REDIS_PASSWORD")], Used;
+        /// Database number of the redis service. A number in the URL wins.
+        redis_db_index: u32 = 0 => integer(0, 255), [v7("MC_REDIS_DB_INDEX")], Used;
     }
     "Handshake" {
         /// Port assumed in `host` without one.

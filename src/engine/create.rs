@@ -10,14 +10,14 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::{unknown_environment_names, EngineConfig, ProcessEnvironment};
 use crate::descriptor::{Dialect, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::backend;
 use crate::metadata::directory::StoreDirectory;
 use crate::metadata::document::RpcMeta;
 use crate::metadata::handshake_server::{HandshakeHandler, HandshakeServer};
-use crate::metadata::memory::MemoryStore;
 use crate::metadata::p2p::{HandshakeClient, OwnSegment, P2pDirectory};
 use crate::metadata::Directory;
 use crate::metrics::Metrics;
-use crate::net::address::{self, Family, MetadataAddress};
+use crate::net::address::{self, Family};
 use crate::net::handshake::{ConnectionMessage, NotifyMessage, NULL_LINE};
 use crate::net::interface::{self, ChoiceRules};
 use crate::net::port::{bind_listener, PortRule};
@@ -243,23 +243,14 @@ enum Lookup {
 
 impl Lookup {
     fn parse(config: &EngineConfig) -> Result<Lookup> {
-        let unsupported = |scheme: &str| {
-            Error::new(
-                ErrorKind::Unsupported,
-                "this metadata service is known, but not part of this build",
-            )
-            .with("scheme", scheme)
-        };
-        match address::parse_metadata(&config.metadata)? {
-            MetadataAddress::P2pHandshake => Ok(Lookup::P2p),
-            MetadataAddress::Memory(hub) => {
-                let store = MemoryStore::shared(&hub);
-                Ok(Lookup::Store(StoreDirectory::new(store, &config.cluster_id)))
+        let address = address::parse_metadata(&config.metadata)?;
+        Ok(match backend::open(&address, config)? {
+            None => Lookup::P2p,
+            Some(store) => {
+                let handshake = handshake_client(config);
+                Lookup::Store(StoreDirectory::new(store, &config.cluster_id, handshake))
             }
-            MetadataAddress::Http(_) => Err(unsupported("http")),
-            MetadataAddress::Etcd(_) => Err(unsupported("etcd")),
-            MetadataAddress::Redis(_) => Err(unsupported("redis")),
-        }
+        })
     }
 
     fn open(

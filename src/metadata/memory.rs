@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Deadline;
 
-use super::{Lifetime, MetadataStore};
+use super::{Lifetime, MetadataStore, Put};
 
 /// What goes wrong on purpose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Faults {
     pub unavailable: bool,
     /// Every call takes this long, or until its deadline.
     pub delay: Duration,
+    /// A different `rpc_meta` is not replaced, as HTTP services have it.
+    pub refuses_duplicates: bool,
 }
 
 /// A table of documents.
@@ -91,10 +93,15 @@ impl MetadataStore for MemoryStore {
         Ok(self.documents.lock().get(key).cloned())
     }
 
-    fn put(&self, key: &str, value: &[u8], _: Lifetime, deadline: Deadline) -> Result<()> {
+    fn put(&self, key: &str, value: &[u8], _: Lifetime, deadline: Deadline) -> Result<Put> {
         self.fault(key, deadline)?;
-        self.documents.lock().insert(key.to_owned(), value.to_owned());
-        Ok(())
+        let refuses_duplicates = self.faults.lock().refuses_duplicates && key.contains("rpc_meta");
+        let mut documents = self.documents.lock();
+        if refuses_duplicates && documents.get(key).is_some_and(|present| present != value) {
+            return Ok(Put::Taken);
+        }
+        documents.insert(key.to_owned(), value.to_owned());
+        Ok(Put::Done)
     }
 
     fn remove(&self, key: &str, deadline: Deadline) -> Result<()> {

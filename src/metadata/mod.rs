@@ -5,11 +5,22 @@
 //! asking the peers themselves (`P2PHANDSHAKE`). Calls may block up to their deadline and are
 //! therefore made on the caller's thread or on control threads, never on data threads.
 
+pub mod backend;
 pub mod directory;
 pub mod document;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod handshake_server;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "http")]
+pub mod http_server;
+#[cfg(feature = "_client")]
+mod keeper;
 pub mod memory;
 pub mod p2p;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::Result;
@@ -26,6 +37,15 @@ pub enum Lifetime {
     Session,
 }
 
+/// What became of a value that was to be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is there now.
+    Done,
+    /// The service keeps another one under this key and does not replace it.
+    Taken,
+}
+
 /// Called when a watched entry changed or vanished; must not block.
 pub type WatchCallback = Box<dyn Fn() + Send + Sync>;
 
@@ -40,11 +60,21 @@ pub trait MetadataStore: Send + Sync {
     /// The value under `key`, or `None`.
     fn get(&self, key: &str, deadline: Deadline) -> Result<Option<Vec<u8>>>;
 
-    /// Creates or replaces the value under `key`.
-    fn put(&self, key: &str, value: &[u8], lifetime: Lifetime, deadline: Deadline) -> Result<()>;
+    /// Creates or replaces the value under `key`. HTTP services do not replace every value.
+    fn put(&self, key: &str, value: &[u8], lifetime: Lifetime, deadline: Deadline) -> Result<Put>;
 
     /// Removes the value; absent is fine.
     fn remove(&self, key: &str, deadline: Deadline) -> Result<()>;
+
+    /// Ends the care for a value that was put for the session, and leaves it where it is.
+    fn forget(&self, key: &str) {
+        let _ = key;
+    }
+
+    /// True where upstream writes documents with a newline at their end.
+    fn ends_documents_with_newline(&self) -> bool {
+        true
+    }
 
     /// Calls back when the value under `key` changes; `None` where the service cannot tell.
     fn watch(&self, key: &str, changed: WatchCallback) -> Result<Option<WatchGuard>> {
