@@ -1,0 +1,126 @@
+//! Engines that find each other through each service.
+
+use std::time::Duration;
+
+use mooncake::config::EngineConfig;
+use mooncake::descriptor::SegmentDescriptor;
+use mooncake::engine::{Access, BufferSpec, Engine, Operation, Request};
+use mooncake::error::ErrorKind;
+use mooncake::metadata::Lifetime;
+
+use crate::servers;
+use crate::stores::{open, soon};
+
+fn engine(metadata: &str, name: &str) -> Result<Engine, mooncake::error::Error> {
+    Engine::create(EngineConfig {
+        metadata: metadata.into(),
+        local_name: name.into(),
+        protocol: "loopback".into(),
+        bind_address: Some("127.0.0.1".into()),
+        publish_address: Some("127.0.0.1".into()),
+        ..EngineConfig::default()
+    })
+}
+
+fn spec(memory: &[u8]) -> BufferSpec {
+    BufferSpec {
+        address: memory.as_ptr() as usize,
+        length: memory.len(),
+        location: "*".into(),
+        access: Access::ALL,
+    }
+}
+
+fn engines_meet(metadata: &str) {
+    let store = open(metadata);
+    let names = ["meet-target:1", "meet-own:1"];
+    let keys = names.map(|name| format!("mooncake/ram/{name}"));
+    // Left behind by a dead process, or planted: never part of the engine's own segment.
+    let forged = format!(
+        "{{\"name\":\"{}\",\"protocol\":\"tcp\",\"tcp_data_port\":1,\
+         \"buffers\":[{{\"name\":\"x\",\"addr\":4096,\"length\":4096}}]}}",
+        names[0]
+    );
+    store.put(&keys[0], forged.as_bytes(), Lifetime::Permanent, soon()).unwrap();
+
+    let (source, sink) = (vec![7u8; 4096], vec![0u8; 4096]);
+    let target = engine(metadata, names[0]).unwrap();
+    target.register(&[spec(&sink)]).unwrap();
+    let own = engine(metadata, names[1]).unwrap();
+    own.register(&[spec(&source)]).unwrap();
+    let published = SegmentDescriptor::decode(&store.get(&keys[0], soon()).unwrap().unwrap());
+    let addresses: Vec<u64> = published.unwrap().buffers.iter().map(|b| b.addr).collect();
+    assert_eq!(addresses, [sink.as_ptr() as u64]);
+
+    let segment = own.open_segment(names[0]).unwrap();
+    let request = Request {
+        operation: Operation::Write,
+        local: source.as_ptr() as usize,
+        segment,
+        remote_address: sink.as_ptr() as u64,
+        length: 4096,
+    };
+    own.transfer(&[request], Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(source, sink);
+    assert_eq!(own.open_segment("nobody").unwrap_err().kind(), ErrorKind::SegmentNotFound);
+    own.shutdown();
+    target.shutdown();
+    for key in keys {
+        assert_eq!(store.get(&key, soon()).unwrap(), None, "{key} is left behind");
+    }
+}
+
+#[test]
+fn through_http() {
+    let server = servers::own_http(&[]);
+    engines_meet(&(server.url("http") + "/metadata"));
+}
+
+#[test]
+fn through_etcd() {
+    let Some(server) = servers::etcd(false) else { return };
+    engines_meet(&format!("127.0.0.1:{}", server.port));
+}
+
+#[test]
+fn through_redis() {
+    let Some(server) = servers::redis(&[]) else { return };
+    engines_meet(&server.url("redis"));
+}
+
+#[test]
+fn a_service_that_is_away_is_a_status_of_create() {
+    let port = servers::free_port();
+    for metadata in [
+        format!("http://127.0.0.1:{port}/metadata"),
+        format!("etcd://127.0.0.1:{port}"),
+        format!("redis://127.0.0.1:{port}"),
+    ] {
+        let Err(error) = engine(&metadata, "away:1") else { panic!("{metadata} served") };
+        assert_eq!(error.kind(), ErrorKind::MetadataUnavailable, "{metadata}: {error}");
+    }
+}
+
+/// One name, killed and started over and over: every start succeeds, and nothing piles up.
+#[test]
+fn restarts_under_one_name() {
+    let server = servers::own_http(&[]);
+    let metadata = server.url("http") + "/metadata";
+    let store = open(&metadata);
+    let mut ports = Vec::new();
+    for _ in 0..5 {
+        let alive = engine(&metadata, "again:1").unwrap();
+        ports.push(alive.rpc_port());
+        let found = store.get("mooncake/rpc_meta/again:1", soon()).unwrap().unwrap();
+        let text = String::from_utf8(found.clone()).unwrap();
+        assert!(text.contains(&alive.rpc_port().to_string()), "{text}");
+        // The newer of two live engines is refused; the older one is not disturbed.
+        let second = engine(&metadata, "again:1").map(|_| ()).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::Rejected, "{second}");
+        assert_eq!(store.get("mooncake/rpc_meta/again:1", soon()).unwrap().unwrap(), found);
+        drop(alive);
+        // As if it had been killed: its entry is still there.
+        store.put("mooncake/rpc_meta/again:1", &found, Lifetime::Permanent, soon()).unwrap();
+    }
+    assert_eq!(ports.len(), 5);
+}

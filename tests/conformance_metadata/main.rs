@@ -1,0 +1,17 @@
+//! One suite for every metadata service, against real servers that the tests start themselves.
+//!
+//! What is not installed is skipped with a line that says so. Servers listen on 127.0.0.1 only,
+//! keep their data in a folder of their own and end with the test.
+
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod bad;
+mod directory;
+mod engines;
+mod lifetime;
+mod servers;
+mod stores;
+mod suite;
+mod table;
+mod vectors;
+mod wire;
