@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::descriptor::{Dialect, PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::net::handshake::MessageType;
+use crate::net::handshake::{MessageType, NULL_LINE};
 use crate::time::Deadline;
 
 use super::document::{ram_key, rpc_meta_key, RpcMeta};
@@ -54,7 +54,8 @@ impl StoreDirectory {
     /// Most services replace what is there, and the newest engine of a name wins, as upstream has
     /// it. A service that refuses keeps the entry either of a dead engine, which is then replaced,
     /// or of a live one, which keeps its name.
-    fn claim(&self, name: &str, location: &RpcMeta, deadline: Deadline) -> Result<()> {
+    fn claim(&self, own: &SegmentDescriptor, location: &RpcMeta, deadline: Deadline) -> Result<()> {
+        let name = &own.name;
         let key = rpc_meta_key(&self.cluster_id, name);
         let document = self.document(location.encode());
         let put = || self.store.put(&key, &document, Lifetime::Session, deadline);
@@ -63,8 +64,7 @@ impl StoreDirectory {
         }
         let holder = self.store.get(&key, deadline)?;
         if let Some(holder) = holder.as_deref().and_then(|bytes| RpcMeta::decode(bytes).ok()) {
-            // At the own location nobody else can be: it is this engine that listens there.
-            if holder != *location && self.is_alive(name, &holder, deadline) {
+            if self.is_alive(own, &holder, deadline) {
                 return Err(name_in_use(name)
                     .with("holder", &holder.ip_or_host_name)
                     .with("holder_port", holder.rpc_port));
@@ -79,12 +79,21 @@ impl StoreDirectory {
         }
     }
 
-    /// True if an engine of that name answers at `location`.
-    fn is_alive(&self, name: &str, location: &RpcMeta, deadline: Deadline) -> bool {
+    /// True if another engine of the own name answers at `location`.
+    ///
+    /// Upstream 0.3.13 answers, but does not say its name: it is believed to be the one that the
+    /// entry speaks of. Upstream 0.3.7 with TCP does not answer at all.
+    fn is_alive(&self, own: &SegmentDescriptor, location: &RpcMeta, deadline: Deadline) -> bool {
         let end = deadline.min(Deadline::after(Instant::now(), limits::NAME_CLAIM_TIMEOUT));
-        let reply = self.handshake.exchange(location, MessageType::Metadata, b"{}\n", end);
-        let descriptor = reply.and_then(|reply| SegmentDescriptor::decode(&reply));
-        descriptor.is_ok_and(|descriptor| descriptor.name == name)
+        let request = MessageType::Metadata;
+        let Ok(reply) = self.handshake.exchange(location, request, b"{}\n", end) else {
+            return false;
+        };
+        if reply.trim_ascii() == NULL_LINE.trim_ascii() {
+            return true;
+        }
+        SegmentDescriptor::decode(&reply)
+            .is_ok_and(|found| found.name == own.name && !is_one_life(&found, own))
     }
 
     fn document(&self, mut json: Vec<u8>) -> Vec<u8> {
@@ -92,6 +101,15 @@ impl StoreDirectory {
             json.push(b'\n');
         }
         json
+    }
+}
+
+/// True if both come from the same engine, which may have asked itself: with fixed ports it listens
+/// where its predecessor did.
+fn is_one_life(one: &SegmentDescriptor, other: &SegmentDescriptor) -> bool {
+    match (&one.native, &other.native) {
+        (Some(one), Some(other)) => one.instance == other.instance,
+        _ => one.timestamp == other.timestamp && one.tcp_data_port == other.tcp_data_port,
     }
 }
 
@@ -114,7 +132,7 @@ impl Directory for StoreDirectory {
         let name = &descriptor.name;
         let is_claimed = self.published.lock().as_ref() == Some(location);
         if !is_claimed {
-            self.claim(name, location, deadline)?;
+            self.claim(descriptor, location, deadline)?;
             *self.published.lock() = Some(location.clone());
         }
         let ram = ram_key(&self.cluster_id, name);

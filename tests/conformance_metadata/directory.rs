@@ -86,7 +86,14 @@ struct Named(&'static str);
 
 impl HandshakeHandler for Named {
     fn descriptor_line(&self) -> Vec<u8> {
-        format!("{{\"name\":\"{}\",\"protocol\":\"tcp\"}}\n", self.0).into_bytes()
+        match self.0 {
+            // As upstream 0.3.13 answers.
+            "" => b"null\n".to_vec(),
+            name => {
+                let life = "\"timestamp\":\"then\",\"tcp_data_port\":1";
+                format!("{{\"name\":\"{name}\",\"protocol\":\"tcp\",{life}}}\n").into_bytes()
+            }
+        }
     }
 
     fn notify(&self, _: NotifyMessage) -> bool {
@@ -131,6 +138,19 @@ fn claims(store: Arc<dyn MetadataStore>) {
     let (_other, other_port) = live_engine("other:1");
     engine().publish(&own, &location(other_port), soon()).unwrap();
     engine().publish(&own, &location(3), soon()).unwrap();
+    // An upstream engine does not say its name, and keeps it.
+    let (_upstream, upstream_port) = live_engine("");
+    store.remove("mooncake/rpc_meta/claimed:1", soon()).unwrap();
+    engine().publish(&own, &location(upstream_port), soon()).unwrap();
+    let error = engine().publish(&own, &location(3), soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
+    // The predecessor listened at our port, under another name of this host: nobody is there but us.
+    let (_own, own_port) = live_engine("claimed:1");
+    let myself = SegmentDescriptor { timestamp: "then".into(), tcp_data_port: 1, ..own.clone() };
+    store.remove("mooncake/rpc_meta/claimed:1", soon()).unwrap();
+    let elsewhere = RpcMeta { ip_or_host_name: "localhost".into(), ..location(own_port) };
+    engine().publish(&own, &elsewhere, soon()).unwrap();
+    engine().publish(&myself, &location(own_port), soon()).unwrap();
     // Nonsense under the key is replaced like a dead engine's entry.
     store.remove("mooncake/rpc_meta/claimed:1", soon()).unwrap();
     let key = "mooncake/rpc_meta/claimed:1";
