@@ -144,7 +144,7 @@ fn claims(store: Arc<dyn MetadataStore>) {
     engine().publish(&own, &location(upstream_port), soon()).unwrap();
     let error = engine().publish(&own, &location(3), soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
-    // The predecessor listened at our port, under another name of this host: nobody is there but us.
+    // The predecessor listened at our port, under another name of this host: that is only us.
     let (_own, own_port) = live_engine("claimed:1");
     let myself = SegmentDescriptor { timestamp: "then".into(), tcp_data_port: 1, ..own.clone() };
     store.remove("mooncake/rpc_meta/claimed:1", soon()).unwrap();
