@@ -38,7 +38,8 @@ impl Engine {
     pub fn create(mut config: EngineConfig) -> Result<Engine> {
         config.check()?;
         warn_once(&config);
-        let directory = Lookup::parse(&config)?;
+        let closed = Arc::new(AtomicBool::new(false));
+        let directory = Lookup::parse(&config, &closed)?;
         let protocols = chosen_protocols(&config)?;
         let names = Names::choose(&config)?;
         let listener = bind_listener(
@@ -77,7 +78,6 @@ impl Engine {
             Arc::clone(&recovery) as Arc<dyn Recovery>,
         );
         segments.insert(&local_name, SegmentState::local(local_route))?;
-        let closed = Arc::new(AtomicBool::new(false));
         let shared = Arc::new_cyclic(|own: &Weak<Shared>| Shared {
             directory: directory.open(&config, &closed, Weak::clone(own) as Weak<dyn OwnSegment>),
             local_name,
@@ -242,12 +242,12 @@ enum Lookup {
 }
 
 impl Lookup {
-    fn parse(config: &EngineConfig) -> Result<Lookup> {
+    fn parse(config: &EngineConfig, is_over: &Arc<AtomicBool>) -> Result<Lookup> {
         let address = address::parse_metadata(&config.metadata)?;
         Ok(match backend::open(&address, config)? {
             None => Lookup::P2p,
             Some(store) => {
-                let handshake = handshake_client(config);
+                let handshake = handshake_client(config, is_over);
                 Lookup::Store(StoreDirectory::new(store, &config.cluster_id, handshake))
             }
         })
