@@ -8,6 +8,7 @@
 //! The connection comes and goes as needed; slices that were on a broken one go back to the engine
 //! through `Recovery`, which decides whether and where to try again.
 
+mod failure;
 mod native;
 mod v1;
 mod v2;
@@ -22,15 +23,16 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
-use crate::memory::Region;
 use crate::metrics::Metrics;
 use crate::net::epoll::Interest;
 use crate::net::vectored;
 use crate::transport::{Operation, OwnerId, Recovery, Scope, Slice, WaitSource};
 
+use failure::Failure;
+
 use super::settings::Settings;
 use super::socket;
-use super::stream::{Broken, Incoming, Outgoing, Received};
+use super::stream::{Incoming, Outgoing, Received};
 use super::worker::WorkerShared;
 
 /// Bytes framed ahead of what the socket has taken.
@@ -422,41 +424,6 @@ impl Lane {
         }
     }
 
-    /// Closes a connection that was given up with slices that have ended. The others say nothing
-    /// against the peer and wait for the next connection.
-    fn restart(&self, core: &mut Core) {
-        self.disconnect(core);
-        core.expected.clear();
-        while let Some(flight) = core.flights.pop_back() {
-            if let Some(slice) = flight.slice {
-                core.queue.push_front(slice);
-            }
-        }
-    }
-
-    /// The peer or the network ended the connection. What it was at may be the reason and goes
-    /// back; what stood behind that is not charged with the failure.
-    fn lose(&self, core: &mut Core, error: &Error) {
-        let Some(first) = core.expected.front() else {
-            return self.abandon(core, error, Scope::Endpoint);
-        };
-        let count = first.count.min(core.flights.len());
-        let suspects: Vec<Slice> =
-            core.flights.drain(..count).filter_map(|flight| flight.slice).collect();
-        self.restart(core);
-        for slice in suspects {
-            self.peer.recovery.recover(slice, error.clone(), Scope::Endpoint);
-        }
-    }
-
-    /// Closes the connection and gives all slices back: the peer cannot be worked with.
-    fn abandon(&self, core: &mut Core, error: &Error, scope: Scope) {
-        self.disconnect(core);
-        for slice in core.take_slices() {
-            self.peer.recovery.recover(slice, error.clone(), scope);
-        }
-    }
-
     fn disconnect(&self, core: &mut Core) {
         self.fd.store(-1, Ordering::Release);
         self.armed.store(false, Ordering::Release);
@@ -611,70 +578,6 @@ impl Lane {
         core.address = 0;
         // A refusal is a fast answer: the host is up, and trying again costs nothing.
         Err(Failure::Lost(error.with("peer", &self.peer.name), Scope::Route))
-    }
-
-    fn fail(&self, core: &mut Core, failure: Failure) {
-        let (error, scope) = match failure {
-            Failure::Lost(error, scope) => (error, scope),
-            Failure::Restart => return self.restart(core),
-            Failure::Broken(Broken::Closed) => {
-                let text = match core.state {
-                    State::Greeting { .. } => "the peer closed the connection during the hello",
-                    _ => "the peer closed the connection",
-                };
-                (self.peer.error(ErrorKind::ConnectionLost, text), Scope::Endpoint)
-            }
-            Failure::Broken(Broken::Connection(error)) => {
-                let error = Error::io(ErrorKind::ConnectionLost, "the connection broke", error);
-                (error.with("peer", &self.peer.name), Scope::Endpoint)
-            }
-            Failure::Broken(Broken::Memory { error, region, address }) => {
-                return self.lose_memory(core, &error, &region, address);
-            }
-        };
-        match (core.state, scope) {
-            (State::Ready, Scope::Endpoint) => self.lose(core, &error),
-            (State::Greeting { .. }, Scope::Endpoint) => self.abandon(core, &error, Scope::Route),
-            _ => self.abandon(core, &error, scope),
-        }
-    }
-
-    /// The slices whose memory is gone fail; the others lose only the connection.
-    fn lose_memory(&self, core: &mut Core, error: &Error, region: &Arc<Region>, address: u64) {
-        let mut is_explained = false;
-        for flight in &mut core.flights {
-            let is_cause = flight.slice.as_ref().is_some_and(|slice| {
-                Arc::ptr_eq(&slice.region, region)
-                    && slice.operation == Operation::Write
-                    && (slice.region.is_closed()
-                        || address.wrapping_sub(slice.local_address) < slice.length)
-            });
-            if is_cause {
-                if let Some(slice) = flight.slice.take() {
-                    slice.fail(error.clone().with("peer", &self.peer.name));
-                    is_explained = true;
-                }
-            }
-        }
-        if is_explained {
-            return self.restart(core);
-        }
-        // The memory of a request that has ended already.
-        self.lose(core, &error.clone().with("peer", &self.peer.name));
-    }
-}
-
-/// Why a lane cannot go on.
-enum Failure {
-    Broken(Broken),
-    Lost(Error, Scope),
-    /// The request at fault has been dealt with; the others need another connection.
-    Restart,
-}
-
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        Failure::Broken(broken)
     }
 }
 
