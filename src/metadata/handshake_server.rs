@@ -215,7 +215,8 @@ impl Serving {
                 match vectored::send(conversation.stream.as_fd(), &bytes[*sent..]) {
                     Ok(count) => *sent += count,
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        let interest = Interest { read: false, write: true, once: false };
+                        let interest =
+                            Interest { read: false, write: true, end: false, once: false };
                         let fd = conversation.stream.as_fd();
                         self.epoll.modify(fd, conversation.token, interest)?;
                         return Ok(true);

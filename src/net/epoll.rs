@@ -15,20 +15,20 @@ pub struct Interest {
     pub read: bool,
     /// Writable.
     pub write: bool,
+    /// The peer has ended its side.
+    pub end: bool,
     /// Tell once, then stay silent until the interest is set again.
     pub once: bool,
 }
 
 impl Interest {
     /// Readable, every time.
-    pub const READ: Interest = Interest { read: true, write: false, once: false };
+    pub const READ: Interest = Interest { read: true, write: false, end: true, once: false };
 
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
-        // The end of the stream is told whenever anything is: it costs nothing while it is not
-        // there, and an idle connection whose peer is gone should not linger.
-        flags.insert(EventFlags::RDHUP);
         flags.set(EventFlags::IN, self.read);
+        flags.set(EventFlags::RDHUP, self.end);
         flags.set(EventFlags::OUT, self.write);
         flags.set(EventFlags::ONESHOT, self.once);
         flags

@@ -45,7 +45,7 @@ const IDLE_CHECK: Duration = Duration::from_millis(20);
 /// run out of time: what was sent waits for retransmissions that back off for minutes.
 const STALLED: Duration = Duration::from_millis(500);
 /// Only the end of the connection is of interest.
-const QUIET: Interest = Interest { read: false, write: false, once: true };
+const QUIET: Interest = Interest { read: false, write: false, end: true, once: true };
 
 /// What a lane speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +295,7 @@ impl Lane {
             return;
         }
         let write = core.blocked || matches!(core.state, State::Connecting { .. });
-        if self.set_interest(core, Interest { read: true, write, once: true }) {
+        if self.set_interest(core, Interest { read: true, write, end: true, once: true }) {
             self.armed.store(true, Ordering::Release);
         }
     }

@@ -295,7 +295,7 @@ impl Served {
         let pending = self.output.pending();
         // The end of a stream stays readable: watching it would never let the thread sleep.
         let read = pending <= BACKLOG_BYTES && !matches!(self.phase, Phase::Draining);
-        let interest = Interest { read, write: pending > 0, once: false };
+        let interest = Interest { read, write: pending > 0, end: read, once: false };
         if interest == self.interest {
             return true;
         }
