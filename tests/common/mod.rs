@@ -9,3 +9,4 @@ pub mod guarded;
 pub mod process;
 pub mod random;
 pub mod raw;
+pub mod relay;

@@ -137,6 +137,8 @@ struct Core {
     /// The socket did not take everything.
     blocked: bool,
     last_progress: Instant,
+    /// When the peer last said something on this connection.
+    heard: Instant,
     was_busy: bool,
 }
 
@@ -177,6 +179,7 @@ impl Lane {
                 sequence: 0,
                 blocked: false,
                 last_progress: Instant::now(),
+                heard: Instant::now(),
                 was_busy: false,
             }),
             fd: AtomicI32::new(-1),
@@ -420,6 +423,9 @@ impl Lane {
             index += expected.count;
         }
         if broken {
+            if stalled {
+                self.peer.health.lost(Instant::now());
+            }
             self.restart(core);
         }
     }
@@ -497,7 +503,9 @@ impl Lane {
             return;
         }
         let now = Instant::now();
-        if now > core.last_progress + IDLE_CHECK {
+        if matches!(core.state, State::Ready) && self.peer.health.is_doubtful(core.heard) {
+            self.disconnect(core);
+        } else if now > core.last_progress + IDLE_CHECK {
             self.drop_if_dead(core);
         }
         core.last_progress = now;
@@ -550,6 +558,7 @@ impl Lane {
         self.peer.health.worked();
         core.address = 0;
         core.last_progress = Instant::now();
+        core.heard = core.last_progress;
         core.state = match self.peer.wire {
             Wire::Native => {
                 let hello = native::hello(&self.peer);
@@ -655,6 +664,7 @@ impl Core {
                 Received::Nothing => return Ok(false),
             };
             self.last_progress = Instant::now();
+            self.heard = self.last_progress;
         }
         Ok(true)
     }
@@ -672,6 +682,7 @@ impl Core {
                 Received::Nothing => return Ok(false),
             };
             self.last_progress = Instant::now();
+            self.heard = self.last_progress;
         }
         Ok(true)
     }

@@ -2,6 +2,7 @@
 //! cause the loss is tried again without being charged with it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{Error, ErrorKind};
 use crate::memory::Region;
@@ -40,6 +41,7 @@ impl Lane {
     /// The peer or the network ended the connection. What it was at may be the reason and goes
     /// back; what stood behind that is not charged with the failure.
     pub(super) fn lose(&self, core: &mut Core, error: &Error) {
+        self.peer.health.lost(Instant::now());
         let Some(first) = core.expected.front() else {
             return self.abandon(core, error, Scope::Endpoint);
         };
