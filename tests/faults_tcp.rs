@@ -199,6 +199,28 @@ fn idle_lanes_that_died_are_replaced_unseen() {
     }
 }
 
+/// What was given up on one connection and done again on another must not arrive late and undo
+/// what came after it.
+#[test]
+#[ignore = "known: the native protocol has no fence between a lost connection and its successor"]
+fn a_late_duplicate_changes_nothing() {
+    let mut random = Random::for_test("a_late_duplicate_changes_nothing");
+    let stage = Stage::new(Kind::Native, &mut random);
+    let length = 256 << 10;
+    let write = stage.one(Operation::Write, 0, length);
+    stage.own.transfer(&[write], None).unwrap();
+    let held = stage.relay.hold_all();
+    stage.local.put(0, &vec![1; length]);
+    stage.own.transfer(&[write], None).unwrap();
+    stage.local.put(0, &vec![2; length]);
+    stage.own.transfer(&[write], None).unwrap();
+    assert!(stage.remote.get(0, length).iter().all(|byte| *byte == 2));
+    held.release();
+    std::thread::sleep(Duration::from_secs(2));
+    let late = stage.remote.get(0, length).iter().filter(|byte| **byte != 2).count();
+    assert_eq!(late, 0, "bytes of an earlier request over those of a later one");
+}
+
 /// Eight threads share lanes that break all the time; nobody gets anybody else's bytes.
 #[test]
 fn threads_under_faults() {

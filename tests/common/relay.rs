@@ -41,6 +41,7 @@ struct State {
 struct Link {
     sides: [TcpStream; 2],
     frozen: AtomicBool,
+    held: AtomicBool,
 }
 
 impl Link {
@@ -59,6 +60,16 @@ impl Link {
         for side in &self.sides {
             let _ = side.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// Connections that pass nothing at present.
+pub struct Held(Vec<Arc<Link>>);
+
+impl Held {
+    /// Lets everything through.
+    pub fn release(self) {
+        self.0.iter().for_each(|link| link.held.store(false, Ordering::Release));
     }
 }
 
@@ -131,6 +142,14 @@ impl Relay {
         self.state.links.lock().unwrap().drain(..).for_each(|link| link.close());
     }
 
+    /// What is open now passes nothing until it is released, and then everything, also what its
+    /// sender has given up meanwhile.
+    pub fn hold_all(&self) -> Held {
+        let links = self.state.links.lock().unwrap().clone();
+        links.iter().for_each(|link| link.held.store(true, Ordering::Release));
+        Held(links)
+    }
+
     /// What is open now passes nothing more.
     pub fn freeze_all(&self) {
         for link in self.state.links.lock().unwrap().iter() {
@@ -159,7 +178,11 @@ fn link(state: &Arc<State>, near: TcpStream, far: TcpStream) {
     for side in [&near, &far] {
         let _ = side.set_nodelay(true);
     }
-    let link = Arc::new(Link { sides: [near, far], frozen: AtomicBool::new(false) });
+    let link = Arc::new(Link {
+        sides: [near, far],
+        frozen: AtomicBool::new(false),
+        held: AtomicBool::new(false),
+    });
     state.links.lock().unwrap().push(Arc::clone(&link));
     for direction in 0..2 {
         let (state, link) = (Arc::clone(state), Arc::clone(&link));
@@ -229,6 +252,12 @@ fn pump(state: &State, link: &Link, direction: usize) {
             bytes = &[];
             std::thread::sleep(Duration::from_millis(5));
             if state.stopping.load(Ordering::Acquire) || is_over(from) || is_over(to) {
+                return link.reset();
+            }
+        }
+        while link.held.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(5));
+            if state.stopping.load(Ordering::Acquire) {
                 return link.reset();
             }
         }
