@@ -172,3 +172,7 @@ pub const SERVER_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const _: () = assert!(3 * (SERVER_KEY_BYTES_MAX + NAME_BYTES_MAX) < SERVER_HEADER_BYTES_MAX);
 const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= SERVER_UPLOAD_BYTES_MAX);
 const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= DOCUMENT_BYTES_MAX);
+
+/// Key of a stored object. Upstream has none and dies on regular expressions over long ones;
+/// engines build keys from hashes and names, far below this.
+pub const KEY_BYTES_MAX: usize = 64 << 10;

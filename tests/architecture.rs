@@ -40,6 +40,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["config", "descriptor", "error", "limits", "memory", "metrics", "net", "sys", "time"],
     ),
     ("metadata", &["config", "descriptor", "error", "json", "limits", "net", "time"]),
+    ("rpc", &["error", "limits", "net", "pool", "time"]),
+    ("pool", &["error", "limits", "time"]),
     ("descriptor", &["error", "json", "limits"]),
     ("net", &["error", "json", "limits", "memory", "sys", "time"]),
     ("memory", &["error", "limits", "sys"]),

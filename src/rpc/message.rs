@@ -1,0 +1,209 @@
+//! Every call of a store client and every answer of the master, whatever the dialect.
+//!
+//! A dialect that lacks a field leaves it at the value documented here; what a dialect cannot say
+//! at all is [`Refusal::NOT_SUPPORTED`], and its text names the dialect.
+
+use crate::pool::identity::{ClientId, SegmentId};
+use crate::pool::object::{Generation, Key, PutItem, PutOptions};
+use crate::pool::outcome::{Outcome, Refusal};
+use crate::pool::replica::{Located, Replica, ReplicaKind};
+use crate::pool::segment::{HeldObject, Pong, Segment, SegmentEvent};
+
+/// A call. Single and batched calls are apart, because their answers differ on upstream's wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Which version is spoken?
+    ServiceReady,
+    /// The folder of the shared file tier; empty without one.
+    StorageDirectory,
+    /// A sign of life.
+    Ping(ClientId),
+    /// Is there a complete copy? Grants a lease where there is.
+    Exists(Key),
+    /// The same for many.
+    BatchExists(Vec<Key>),
+    /// Where are the complete copies? Grants a lease.
+    Lookup(Key),
+    /// The same for many.
+    BatchLookup(Vec<Key>),
+    /// The same for all keys in which the pattern is found.
+    LookupByPattern(Vec<u8>),
+    /// Room for one object.
+    PutStart(Option<ClientId>, PutItem, PutOptions),
+    /// Room for many.
+    BatchPutStart(Option<ClientId>, Vec<PutItem>, PutOptions),
+    /// The copies of that kind are written.
+    PutEnd(Option<ClientId>, Key, ReplicaKind),
+    /// The same for many.
+    BatchPutEnd(Option<ClientId>, Vec<Key>, ReplicaKind),
+    /// The copies of that kind will not be written.
+    PutRevoke(Option<ClientId>, Key, ReplicaKind),
+    /// The same for many.
+    BatchPutRevoke(Option<ClientId>, Vec<Key>, ReplicaKind),
+    /// Removes one object; with `force`, leases do not protect it.
+    Remove {
+        /// Which.
+        key: Key,
+        /// In spite of leases.
+        force: bool,
+    },
+    /// The same for many.
+    BatchRemove {
+        /// Which.
+        keys: Vec<Key>,
+        /// In spite of leases.
+        force: bool,
+    },
+    /// Removes all objects in whose key the pattern is found.
+    RemoveByPattern {
+        /// A regular expression.
+        pattern: Vec<u8>,
+        /// In spite of leases.
+        force: bool,
+    },
+    /// Removes all objects.
+    RemoveAll {
+        /// In spite of leases.
+        force: bool,
+    },
+    /// Gives memory to the pool.
+    Mount(Segment, ClientId),
+    /// Gives all memory of the client to the pool again.
+    Remount(Vec<Segment>, ClientId),
+    /// Takes memory out of the pool.
+    Unmount(SegmentId, ClientId),
+    /// Native: what is spoken, and which life of the master answers.
+    Greet {
+        /// Newest native version the client speaks.
+        version: u32,
+    },
+    /// Native: a sign of life that waits for news of the client's own segments.
+    Attend {
+        /// Who.
+        client: ClientId,
+        /// All events up to this one have been taken in.
+        acknowledged: u64,
+        /// Answer at the latest after this time, without events if there are none.
+        wait_ms: u32,
+    },
+    /// Native: what the client's segments hold, and what it wrote elsewhere lately; sent in parts
+    /// after a remount at a master that does not know it.
+    Report {
+        /// Who.
+        client: ClientId,
+        /// One part.
+        objects: Vec<HeldObject>,
+        /// No part follows.
+        last: bool,
+    },
+    /// Native: a transfer with that endpoint has failed; nothing more should be placed there until
+    /// its owner is heard of.
+    Suspect {
+        /// Who noticed.
+        client: ClientId,
+        /// The endpoint as in its replicas.
+        endpoint: String,
+    },
+}
+
+/// What a native put is given: its copies and the generation that orders it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Where to write; every copy is [`crate::pool::replica::ReplicaStatus::Processing`].
+    pub replicas: Vec<Replica>,
+    /// Which put this is; 0 where the dialect has none.
+    pub generation: Generation,
+}
+
+/// An answer; the variant fits the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Call::ServiceReady`]: the version, empty where the dialect has none.
+    Ready(Outcome<String>),
+    /// To [`Call::StorageDirectory`].
+    Directory(Outcome<String>),
+    /// To [`Call::Ping`].
+    Pong(Outcome<Pong>),
+    /// To [`Call::Exists`].
+    Exists(Outcome<bool>),
+    /// To [`Call::BatchExists`].
+    BatchExists(Vec<Outcome<bool>>),
+    /// To [`Call::Lookup`].
+    Located(Outcome<Located>),
+    /// To [`Call::BatchLookup`].
+    BatchLocated(Vec<Outcome<Located>>),
+    /// To [`Call::LookupByPattern`].
+    Found(Outcome<Vec<(Key, Vec<Replica>)>>),
+    /// To [`Call::PutStart`].
+    Granted(Outcome<Granted>),
+    /// To [`Call::BatchPutStart`].
+    BatchGranted(Vec<Outcome<Granted>>),
+    /// To calls without a result of their own: end, revoke, remove, mount, remount, unmount,
+    /// report, suspect.
+    Done(Outcome<()>),
+    /// To their batched forms.
+    BatchDone(Vec<Outcome<()>>),
+    /// To [`Call::RemoveByPattern`].
+    Removed(Outcome<i64>),
+    /// To [`Call::RemoveAll`], which cannot fail.
+    RemovedAll(i64),
+    /// To [`Call::Greet`].
+    Greeted(Outcome<Greeting>),
+    /// To [`Call::Attend`].
+    Events(Outcome<Events>),
+}
+
+/// Who answers, in the native dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// The version chosen.
+    pub version: u32,
+    /// This life of the master; another one means that it may have forgotten things.
+    pub master_life: u64,
+}
+
+/// News of a client's segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// As in a pong.
+    pub pong: Pong,
+    /// This life of the master.
+    pub master_life: u64,
+    /// Number of the last event in `events`; to be acknowledged.
+    pub last: u64,
+    /// In the order in which they happened.
+    pub events: Vec<SegmentEvent>,
+}
+
+impl Call {
+    /// The answer that refuses the whole call; one entry per item where the call is batched.
+    pub fn refuse(&self, why: Refusal) -> Reply {
+        match self {
+            Call::ServiceReady => Reply::Ready(Err(why)),
+            Call::StorageDirectory => Reply::Directory(Err(why)),
+            Call::Ping(_) => Reply::Pong(Err(why)),
+            Call::Exists(_) => Reply::Exists(Err(why)),
+            Call::BatchExists(keys) => Reply::BatchExists(vec![Err(why); keys.len()]),
+            Call::Lookup(_) => Reply::Located(Err(why)),
+            Call::BatchLookup(keys) => Reply::BatchLocated(vec![Err(why); keys.len()]),
+            Call::LookupByPattern(_) => Reply::Found(Err(why)),
+            Call::PutStart(..) => Reply::Granted(Err(why)),
+            Call::BatchPutStart(_, items, _) => Reply::BatchGranted(vec![Err(why); items.len()]),
+            Call::BatchPutEnd(_, keys, _)
+            | Call::BatchPutRevoke(_, keys, _)
+            | Call::BatchRemove { keys, .. } => Reply::BatchDone(vec![Err(why); keys.len()]),
+            Call::RemoveByPattern { .. } => Reply::Removed(Err(why)),
+            Call::RemoveAll { .. } => Reply::RemovedAll(0),
+            Call::Greet { .. } => Reply::Greeted(Err(why)),
+            Call::Attend { .. } => Reply::Events(Err(why)),
+            Call::PutEnd(..)
+            | Call::PutRevoke(..)
+            | Call::Remove { .. }
+            | Call::Mount(..)
+            | Call::Remount(..)
+            | Call::Unmount(..)
+            | Call::Report { .. }
+            | Call::Suspect { .. } => Reply::Done(Err(why)),
+        }
+    }
+}
