@@ -4,8 +4,8 @@
 //! and read or write inside it. Layers, top to bottom: `capi` (C functions), `engine`,
 //! `transport` and `metadata` (one folder or file per backend), `descriptor` (what both know of a
 //! peer), `net` and `memory`, `config`, and at the bottom `error`, `time`, `limits`. The store
-//! stands beside it: `rpc` carries the vocabulary of `pool` between clients and the master. A
-//! layer never names one above it; `tests/architecture.rs` reads the imports.
+//! stands on it: `store` is its client, `rpc` carries the vocabulary of `pool` between clients and
+//! the master. A layer never names one above it; `tests/architecture.rs` reads the imports.
 
 pub mod capi;
 pub mod config;
@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod net;
 pub mod pool;
 pub mod rpc;
+pub mod store;
 mod sys;
 pub mod time;
 pub mod transport;

@@ -176,3 +176,33 @@ const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= DOCUMENT_BYTES_MAX);
 /// Key of a stored object. Upstream has none and dies on regular expressions over long ones;
 /// engines build keys from hashes and names, far below this.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a key that are repeated in an error about it.
+pub const STORE_KEY_BYTES_SHOWN: usize = 200;
+/// Longest slice of an object: where upstream 0.3.7 cuts, which its readers insist on.
+pub const STORE_SLICE_BYTES_MAX: u64 = 16_777_200;
+/// Replicas of one object that a reader tries before it gives up.
+pub const STORE_REPLICAS_TRIED_MAX: usize = 8;
+/// How often a reader looks an object up again whose lease ended during the copy.
+pub const STORE_REREADS_MAX: usize = 4;
+/// Keys of one call to the master; larger batches take several. It keeps answers, with a few
+/// hundred bytes for each replica, far below the longest frame.
+pub const STORE_KEYS_PER_CALL_MAX: usize = 8192;
+/// Bytes of keys in one call to the master.
+pub const STORE_KEY_BYTES_PER_CALL_MAX: usize = 4 << 20;
+/// Objects in own segments that are remembered for the report to a restarted master.
+pub const STORE_HELD_OBJECTS_MAX: usize = 1 << 22;
+/// Objects in one part of a report.
+pub const STORE_REPORT_OBJECTS_MAX: usize = 2048;
+/// Longest wait of a sign of life for news.
+pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
+/// Time between two signs of life without news, upstream's number.
+pub const STORE_PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a sign of life that was not answered.
+pub const STORE_PING_RETRY: Duration = Duration::from_millis(250);
+/// Longest wait for calls under way and for the master when a client is closed.
+pub const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Smallest segment that is mounted, upstream's number.
+pub const STORE_SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// Segments that one client mounts.
+pub const STORE_SEGMENTS_MAX: usize = 1024;

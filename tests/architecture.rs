@@ -17,8 +17,15 @@ use rust_source::Code;
 
 /// Top to bottom. A module may name itself and what its row lists, nothing else.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("bin", &["config", "engine", "error", "limits", "metadata", "metrics", "net", "sys", "time"]),
-    ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "sys"]),
+    ("bin", &["config", "engine", "error", "limits", "metadata", "metrics", "net", "store", "sys", "time"]),
+    ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "store", "sys"]),
+    (
+        "store",
+        &[
+            "config", "engine", "error", "json", "limits", "memory", "metrics", "net", "pool",
+            "rpc", "time",
+        ],
+    ),
     (
         "engine",
         &[

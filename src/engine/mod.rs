@@ -151,6 +151,11 @@ impl Engine {
         region.is_ok_and(|region| region.address() == address && region.length() == length)
     }
 
+    /// True if the range lies inside one registered buffer.
+    pub fn is_covered(&self, address: usize, length: usize) -> bool {
+        self.0 .0.registry.find(address as u64, length as u64).is_ok()
+    }
+
     /// Takes registrations back, by their first addresses; all must be registered. When this
     /// returns, memory whose last registration ended is not touched any more; transfers that were
     /// using it fail.
@@ -161,12 +166,17 @@ impl Engine {
     /// Opens the segment of a peer. A name that is open already gives the same handle, counted
     /// once more. Blocks for the metadata service, at most the transfer timeout.
     pub fn open_segment(&self, name: &str) -> Result<SegmentId> {
-        self.0 .0.open(name, false)
+        self.0 .0.open(name, false, self.0 .0.default_deadline())
+    }
+
+    /// As [`Engine::open_segment`], blocking no longer than until `deadline`.
+    pub fn open_segment_until(&self, name: &str, deadline: Deadline) -> Result<SegmentId> {
+        self.0 .0.open(name, false, deadline)
     }
 
     /// As [`Engine::open_segment`], but never from the cache.
     pub fn open_segment_fresh(&self, name: &str) -> Result<SegmentId> {
-        self.0 .0.open(name, true)
+        self.0 .0.open(name, true, self.0 .0.default_deadline())
     }
 
     /// Takes one opening back. With the last one the handle becomes invalid and what is in flight
@@ -311,8 +321,9 @@ impl Shared {
                 break;
             }
         }
-        if outcome.is_ok() && !added.is_empty() {
-            outcome = self.publish();
+        // Buffers that no peer may touch are not published, so they change nothing for peers.
+        if outcome.is_ok() && buffers.iter().any(|spec| spec.access != Access::LOCAL) {
+            outcome = if added.is_empty() { Ok(()) } else { self.publish() };
         }
         if outcome.is_err() {
             for address in repeated {
@@ -378,7 +389,7 @@ impl Shared {
         let regions: Vec<_> =
             addresses.iter().filter_map(|address| self.registry.release(*address)).collect();
         self.let_go(&regions);
-        if regions.is_empty() {
+        if regions.iter().all(|region| region.access() == Access::LOCAL) {
             return Ok(());
         }
         self.publish()
@@ -450,7 +461,7 @@ impl Shared {
         descriptor
     }
 
-    fn open(&self, name: &str, fresh: bool) -> Result<SegmentId> {
+    fn open(&self, name: &str, fresh: bool, deadline: Deadline) -> Result<SegmentId> {
         self.ensure_open()?;
         // Upstream drops one leading slash.
         let name = name.strip_prefix('/').unwrap_or(name);
@@ -466,14 +477,14 @@ impl Shared {
         }
         if let Some(segment) = self.segments.find(name, true) {
             if fresh || self.config.disable_metacache {
-                if let Err(error) = self.refresh(&segment, self.default_deadline()) {
+                if let Err(error) = self.refresh(&segment, deadline) {
                     let _ = self.segments.close(segment.id);
                     return Err(error);
                 }
             }
             return Ok(segment.id);
         }
-        let state = self.fetch(name, self.default_deadline())?;
+        let state = self.fetch(name, deadline)?;
         Ok(self.segments.insert(name, state)?.id)
     }
 
