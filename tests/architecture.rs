@@ -17,7 +17,13 @@ use rust_source::Code;
 
 /// Top to bottom. A module may name itself and what its row lists, nothing else.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("bin", &["config", "engine", "error", "limits", "metadata", "metrics", "net", "store", "sys", "time"]),
+    (
+        "bin",
+        &[
+            "config", "engine", "error", "limits", "metadata", "metrics", "net", "store", "sys",
+            "time",
+        ],
+    ),
     ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "store", "sys"]),
     (
         "store",

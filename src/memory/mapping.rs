@@ -38,7 +38,8 @@ impl Mapping {
         let Some(length) = length.filter(|length| *length < isize::MAX as usize) else {
             return Err(Error::new(ErrorKind::InvalidArgument, "no address space is so large"));
         };
-        let alignment = if length >= SEGMENT_ALIGNMENT { SEGMENT_ALIGNMENT.max(page) } else { page };
+        let alignment =
+            if length >= SEGMENT_ALIGNMENT { SEGMENT_ALIGNMENT.max(page) } else { page };
         let mapping = match pages {
             // The kernel aligns huge pages by their size only; a larger alignment is cut out.
             _ if alignment > page => aligned(length, alignment, flags_of(pages))?,
@@ -97,8 +98,9 @@ fn map(length: usize, flags: libc::c_int) -> Result<Mapping> {
     };
     if address == libc::MAP_FAILED {
         let error = std::io::Error::last_os_error();
-        return Err(Error::io(ErrorKind::Resource, "cannot map memory", error)
-            .with("length_bytes", length));
+        return Err(
+            Error::io(ErrorKind::Resource, "cannot map memory", error).with("length_bytes", length)
+        );
     }
     Ok(Mapping { address: address.expose_provenance(), length })
 }
@@ -149,9 +151,6 @@ mod tests {
     fn impossible_sizes_are_refused() {
         assert!(Mapping::new(usize::MAX, Pages::Ordinary).is_err());
         assert!(Mapping::new(isize::MAX as usize, Pages::Ordinary).is_err());
-        assert_eq!(
-            Mapping::new(1, Pages::Huge(3)).unwrap_err().kind(),
-            ErrorKind::InvalidArgument
-        );
+        assert_eq!(Mapping::new(1, Pages::Huge(3)).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 }

@@ -245,10 +245,11 @@ pub(super) fn parts<T>(items: &[T], key_bytes: impl Fn(&T) -> usize) -> Vec<&[T]
 }
 
 fn count(number: i64) -> Result<u64> {
-    u64::try_from(number).map_err(|_| match i32::try_from(number).ok().and_then(Refusal::from_number)
-    {
-        Some(refusal) => plain(refusal),
-        None => Error::new(ErrorKind::Protocol, "the master counted less than nothing"),
+    u64::try_from(number).map_err(|_| {
+        match i32::try_from(number).ok().and_then(Refusal::from_number) {
+            Some(refusal) => plain(refusal),
+            None => Error::new(ErrorKind::Protocol, "the master counted less than nothing"),
+        }
     })
 }
 

@@ -345,7 +345,9 @@ impl Store {
         let is_known = match outcome {
             Ok(()) => false,
             // The engine is shared with the host, which has registered it.
-            Err(error) if error.kind() == ErrorKind::Overlap && shared.mover.covers(address, length) => {
+            Err(error)
+                if error.kind() == ErrorKind::Overlap && shared.mover.covers(address, length) =>
+            {
                 true
             }
             Err(error) => return Err(error),
@@ -464,11 +466,7 @@ impl Shared {
     }
 
     /// Tells a native master which endpoints failed, so that it places nothing there for now.
-    pub(super) fn suspect<'a>(
-        &self,
-        endpoints: impl Iterator<Item = &'a str>,
-        deadline: Deadline,
-    ) {
+    pub(super) fn suspect<'a>(&self, endpoints: impl Iterator<Item = &'a str>, deadline: Deadline) {
         if !self.calls.is_native() {
             return;
         }

@@ -16,9 +16,7 @@ pub(super) fn plain(refusal: Refusal) -> Error {
         Refusal::REPLICA_IS_NOT_READY => (ErrorKind::ObjectNotReady, "the object is not complete"),
         Refusal::OBJECT_HAS_LEASE => (ErrorKind::ObjectLeased, "readers hold a lease on it"),
         Refusal::LEASE_EXPIRED => (ErrorKind::LeaseExpired, "the lease has ended"),
-        Refusal::NO_AVAILABLE_HANDLE => {
-            (ErrorKind::NoSpace, "no segment has room for the object")
-        }
+        Refusal::NO_AVAILABLE_HANDLE => (ErrorKind::NoSpace, "no segment has room for the object"),
         Refusal::CHECKSUM_MISMATCH => (ErrorKind::ChecksumMismatch, "these are other bytes"),
         Refusal::INVALID_PARAMS | Refusal::INVALID_KEY => {
             (ErrorKind::InvalidArgument, "the master refused an argument")
@@ -47,9 +45,7 @@ pub(super) fn no_answer(cause: Error) -> Error {
         | ErrorKind::Shutdown
         | ErrorKind::LimitReached
         | ErrorKind::MasterUnavailable => cause,
-        _ => {
-            Error::new(ErrorKind::MasterUnavailable, "the master did not answer").caused_by(cause)
-        }
+        _ => Error::new(ErrorKind::MasterUnavailable, "the master did not answer").caused_by(cause),
     }
 }
 
@@ -73,10 +69,9 @@ pub(super) fn outcome_of(kind: ErrorKind) -> Refusal {
         ErrorKind::NoSpace => Refusal::NO_AVAILABLE_HANDLE,
         ErrorKind::ChecksumMismatch => Refusal::CHECKSUM_MISMATCH,
         ErrorKind::MasterUnavailable => Refusal::RPC_FAIL,
-        ErrorKind::StoreRefused
-        | ErrorKind::Panic
-        | ErrorKind::Internal
-        | ErrorKind::Resource => Refusal::INTERNAL_ERROR,
+        ErrorKind::StoreRefused | ErrorKind::Panic | ErrorKind::Internal | ErrorKind::Resource => {
+            Refusal::INTERNAL_ERROR
+        }
         // Mistakes of the caller, calls before `setup` or after `close`, and, as upstream has it,
         // a copy buffer that is full.
         ErrorKind::InvalidArgument

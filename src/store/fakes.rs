@@ -205,12 +205,12 @@ impl Master for FakeMaster {
                 state.segments.retain(|(segment, ..)| segment.id != *id);
                 Reply::Done(Ok(()))
             }
-            Call::BatchExists(keys) => Reply::BatchExists(
-                keys.iter().map(|key| Ok(state.locate(key).is_ok())).collect(),
-            ),
-            Call::BatchLookup(keys) => Reply::BatchLocated(
-                keys.iter().map(|key| state.locate(key).map(located)).collect(),
-            ),
+            Call::BatchExists(keys) => {
+                Reply::BatchExists(keys.iter().map(|key| Ok(state.locate(key).is_ok())).collect())
+            }
+            Call::BatchLookup(keys) => {
+                Reply::BatchLocated(keys.iter().map(|key| state.locate(key).map(located)).collect())
+            }
             Call::BatchPutStart(_, items, options) => Reply::BatchGranted(
                 items.iter().map(|item| state.start(item, options).map(generation)).collect(),
             ),
@@ -222,9 +222,9 @@ impl Master for FakeMaster {
                 let gone = Refusal::OBJECT_NOT_FOUND;
                 Reply::BatchDone(keys.iter().map(|key| revoke(key).ok_or(gone)).collect())
             }
-            Call::Remove { key, .. } => Reply::Done(
-                state.objects.remove(key).map(|_| ()).ok_or(Refusal::OBJECT_NOT_FOUND),
-            ),
+            Call::Remove { key, .. } => {
+                Reply::Done(state.objects.remove(key).map(|_| ()).ok_or(Refusal::OBJECT_NOT_FOUND))
+            }
             Call::RemoveAll { .. } => {
                 let count = state.objects.len();
                 state.objects.clear();

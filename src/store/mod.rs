@@ -24,6 +24,7 @@ mod options;
 mod own;
 mod plan;
 mod put;
+mod rpc_master;
 
 #[cfg(test)]
 mod fakes;

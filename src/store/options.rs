@@ -1,14 +1,16 @@
 //! What a client is opened with: the names of `mooncake.json`, and any setting of the engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Environment, EngineConfig, Origin};
+use crate::config::{EngineConfig, Environment, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
 use super::master::Master;
+use super::rpc_master::RpcMaster;
 
 /// Upstream's defaults where a file or the environment says nothing: 3.125 GiB and 1 GiB.
 const SEGMENT_BYTES_DEFAULT: u64 = 3_355_443_200;
@@ -112,10 +114,8 @@ impl StoreOptions {
 
     /// The way to the master.
     pub(super) fn connect(&self) -> Result<Arc<dyn Master>> {
-        if self.master.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidAddress, "no master address is given"));
-        }
-        Err(Error::new(ErrorKind::Unsupported, "no client of the master in this build"))
+        let timeout = Duration::from_millis(self.config.store_master_connect_timeout_ms.into());
+        Ok(Arc::new(RpcMaster::new(&self.master, timeout)?))
     }
 }
 
@@ -147,8 +147,9 @@ fn object(json: &str) -> Result<Map<String, Value>> {
     match serde_json::from_str(json) {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) => Err(Error::new(ErrorKind::InvalidArgument, "the options are no JSON object")),
-        Err(error) => Err(Error::new(ErrorKind::InvalidArgument, "the options are no JSON")
-            .caused_by(error)),
+        Err(error) => {
+            Err(Error::new(ErrorKind::InvalidArgument, "the options are no JSON").caused_by(error))
+        }
     }
 }
 

@@ -50,8 +50,7 @@ impl OwnMemory {
 
     /// True if the move can be made by a copy.
     pub(super) fn can_copy(&self, wanted: &Move<'_>) -> bool {
-        self.is_copied
-            && self.piece(wanted.endpoint, wanted.remote, wanted.length as u64).is_some()
+        self.is_copied && self.piece(wanted.endpoint, wanted.remote, wanted.length as u64).is_some()
     }
 
     fn piece(&self, endpoint: &str, address: u64, length: u64) -> Option<&Piece> {
@@ -71,20 +70,12 @@ impl OwnMemory {
         let local = Arc::new(Region::new(wanted.local, wanted.length, "*", Access::LOCAL, 0)?);
         let address = wanted.local as u64;
         match wanted.direction {
-            Direction::Put => Region::copy_between(
-                &local,
-                address,
-                &piece.region,
-                wanted.remote,
-                wanted.length,
-            ),
-            Direction::Get => Region::copy_between(
-                &piece.region,
-                wanted.remote,
-                &local,
-                address,
-                wanted.length,
-            ),
+            Direction::Put => {
+                Region::copy_between(&local, address, &piece.region, wanted.remote, wanted.length)
+            }
+            Direction::Get => {
+                Region::copy_between(&piece.region, wanted.remote, &local, address, wanted.length)
+            }
         }
     }
 

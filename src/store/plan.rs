@@ -100,9 +100,9 @@ pub(super) fn readable<'a>(
     replicas: &'a [Replica],
     is_near: impl Fn(&BufferRange) -> bool,
 ) -> Vec<&'a Replica> {
-    let complete = replicas
-        .iter()
-        .filter(|replica| replica.status == ReplicaStatus::Complete && memory_of(replica).is_some());
+    let complete = replicas.iter().filter(|replica| {
+        replica.status == ReplicaStatus::Complete && memory_of(replica).is_some()
+    });
     let (mut near, far): (Vec<_>, Vec<_>) = complete
         .take(limits::STORE_REPLICAS_TRIED_MAX)
         .partition(|replica| memory_of(replica).is_some_and(|(r, _)| r.iter().all(&is_near)));

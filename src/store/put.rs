@@ -229,12 +229,7 @@ impl Shared {
 
     /// Upstream says "exists" of an object that is still being written, or never will be. A caller
     /// may take "exists" for success, so the two are told apart.
-    fn tell_existing(
-        &self,
-        wanted: &[Wanted<'_>],
-        deadline: Deadline,
-        results: &mut [Result<()>],
-    ) {
+    fn tell_existing(&self, wanted: &[Wanted<'_>], deadline: Deadline, results: &mut [Result<()>]) {
         let doubtful: Vec<&Wanted<'_>> = wanted
             .iter()
             .filter(|wanted| {
