@@ -234,6 +234,11 @@ pub(crate) fn of(kind: ErrorKind) -> mc_status_t {
     }
 }
 
+/// The kind that a status stands for; none for those that are no errors, and for unknown numbers.
+pub(crate) fn kind_of(status: mc_status_t) -> Option<ErrorKind> {
+    find(status).and_then(|row| row.kind)
+}
+
 fn find(status: mc_status_t) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.status == status)
 }
@@ -268,7 +273,7 @@ pub extern "C" fn mc_status_text(status: mc_status_t) -> *const c_char {
 /// Threads: any. Blocks: no. Since: 0.1.
 #[no_mangle]
 pub extern "C" fn mc_status_is_retryable(status: mc_status_t) -> i32 {
-    find(status).and_then(|row| row.kind).is_some_and(ErrorKind::is_retryable).into()
+    kind_of(status).is_some_and(ErrorKind::is_retryable).into()
 }
 
 #[cfg(test)]

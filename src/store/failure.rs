@@ -55,12 +55,12 @@ pub fn outcome_number(error: &Error) -> i32 {
         let number = error.context("number").and_then(|text| text.parse().ok());
         return number.filter(|number| *number < 0).unwrap_or(Refusal::INTERNAL_ERROR.number());
     }
-    outcome_of(error.kind()).number()
+    outcome_of(error.kind())
 }
 
 /// The same for a kind of error. A kind without a row does not compile.
-pub(super) fn outcome_of(kind: ErrorKind) -> Refusal {
-    match kind {
+pub fn outcome_of(kind: ErrorKind) -> i32 {
+    let refusal = match kind {
         ErrorKind::ObjectNotFound => Refusal::OBJECT_NOT_FOUND,
         ErrorKind::ObjectExists => Refusal::OBJECT_ALREADY_EXISTS,
         ErrorKind::ObjectNotReady => Refusal::REPLICA_IS_NOT_READY,
@@ -102,7 +102,8 @@ pub(super) fn outcome_of(kind: ErrorKind) -> Refusal {
         | ErrorKind::MetadataUnavailable
         | ErrorKind::SegmentNotFound
         | ErrorKind::MetadataMalformed => Refusal::TRANSFER_FAIL,
-    }
+    };
+    refusal.number()
 }
 
 /// A key as it is shown in errors.

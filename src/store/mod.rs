@@ -33,7 +33,7 @@ mod tests;
 
 pub use buffers::StoreBuffer;
 pub use client::{Health, Store};
-pub use failure::outcome_number;
+pub use failure::{outcome_number, outcome_of};
 pub use master::{Dialect, Master};
 pub use metrics::StoreMetrics;
 pub use mover::{Direction, Move, Mover};
@@ -42,3 +42,4 @@ pub use options::StoreOptions;
 pub use plan::{Object, Range};
 
 pub use crate::pool::object::PutOptions;
+pub use crate::pool::replica::{Place, Replica};

@@ -57,7 +57,12 @@ impl StoreOptions {
     /// `setup`) and of any setting of `docs/configuration.md`. What it does not say comes from the
     /// variables `MOONCAKE_*`, then from the defaults.
     pub fn load(json: Option<&str>, env: &dyn Environment) -> Result<StoreOptions> {
-        let mut options = StoreOptions::default();
+        StoreOptions::default().load_over(json, env)
+    }
+
+    /// As [`StoreOptions::load`], with other defaults.
+    pub fn load_over(self, json: Option<&str>, env: &dyn Environment) -> Result<StoreOptions> {
+        let mut options = self;
         options.apply_environment(env)?;
         let mut rest = Map::new();
         if let Some(json) = json {

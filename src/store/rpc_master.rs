@@ -60,7 +60,7 @@ impl Master for RpcMaster {
             let current = self.current.load(Ordering::Acquire);
             let error = match self.client.call(call, deadline) {
                 Ok(reply) => return Ok(reply),
-                Err(error) => error.with("master", self.client.address()),
+                Err(error) => error,
             };
             tries -= 1;
             // These mean that the call was not made, so another master may take it.
