@@ -183,7 +183,8 @@ fn sources() -> Vec<File> {
         .map(|name| {
             let source = read(&name);
             // A file of tests that is included by `#[cfg(test)] mod tests;`.
-            let code = if name.ends_with("/tests.rs") { Code::new("") } else { Code::new(&source) };
+            let is_test = name.ends_with("/tests.rs") || name.contains("/tests/");
+            let code = if is_test { Code::new("") } else { Code::new(&source) };
             let module = module_of(&name);
             File { name, source, code, module }
         })

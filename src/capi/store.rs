@@ -113,7 +113,8 @@ impl Noun for Store {
 /// @param options    read during the call only.
 /// @param engine     the engine that moves the bytes; it must live longer than the client, and the
 ///                   options that concern it are ignored. NULL: the client makes its own.
-/// @param store_out  receives the client, owned by the caller until mc_store_close; NULL on failure.
+/// @param store_out  receives the client, owned by the caller until mc_store_close; NULL on
+///                   failure.
 ///
 /// Threads: any. Blocks: for the metadata service and the master, longest the transfer timeout for
 /// each. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_ADDRESS; MC_ERR_UNSUPPORTED;

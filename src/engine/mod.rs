@@ -15,6 +15,7 @@ mod dump;
 mod failover;
 mod notify;
 mod plan;
+mod questions;
 mod registry;
 mod remote;
 mod segment;
@@ -151,11 +152,6 @@ impl Engine {
         region.is_ok_and(|region| region.address() == address && region.length() == length)
     }
 
-    /// True if the range lies inside one registered buffer.
-    pub fn is_covered(&self, address: usize, length: usize) -> bool {
-        self.0 .0.registry.find(address as u64, length as u64).is_ok()
-    }
-
     /// Takes registrations back, by their first addresses; all must be registered. When this
     /// returns, memory whose last registration ended is not touched any more; transfers that were
     /// using it fail.
@@ -167,11 +163,6 @@ impl Engine {
     /// once more. Blocks for the metadata service, at most the transfer timeout.
     pub fn open_segment(&self, name: &str) -> Result<SegmentId> {
         self.0 .0.open(name, false, self.0 .0.default_deadline())
-    }
-
-    /// As [`Engine::open_segment`], blocking no longer than until `deadline`.
-    pub fn open_segment_until(&self, name: &str, deadline: Deadline) -> Result<SegmentId> {
-        self.0 .0.open(name, false, deadline)
     }
 
     /// As [`Engine::open_segment`], but never from the cache.

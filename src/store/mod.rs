@@ -27,8 +27,6 @@ mod put;
 mod rpc_master;
 
 #[cfg(test)]
-mod fakes;
-#[cfg(test)]
 mod tests;
 
 pub use buffers::StoreBuffer;

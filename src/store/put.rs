@@ -50,7 +50,11 @@ impl Shared {
         for part in parts(&wanted, |wanted| wanted.item.key.len() + wanted.item.slices.len()) {
             self.put_part(part, options, deadline, &mut results);
         }
-        self.tell_existing(&wanted, deadline, &mut results);
+        if self.calls.is_native() {
+            tell_repeated(&wanted, &mut results);
+        } else {
+            self.tell_existing(&wanted, deadline, &mut results);
+        }
         self.count_puts(objects, options, &results);
         results
     }
@@ -274,6 +278,24 @@ impl Shared {
                     metrics.puts_failed.inc();
                 }
             }
+        }
+    }
+}
+
+/// A key that comes twice in a batch is put once. The second time it is not complete yet when the
+/// master is asked, but it is when the batch is over.
+fn tell_repeated(wanted: &[Wanted<'_>], results: &mut [Result<()>]) {
+    let is_not_ready =
+        |result: &Result<()>| result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ObjectNotReady);
+    if !wanted.iter().any(|wanted| is_not_ready(&results[wanted.index])) {
+        return;
+    }
+    let done = wanted.iter().filter(|wanted| results[wanted.index].is_ok());
+    let done: HashSet<&Key> = done.map(|wanted| &wanted.item.key).collect();
+    for wanted in wanted {
+        if is_not_ready(&results[wanted.index]) && done.contains(&wanted.item.key) {
+            let refusal = Refusal::OBJECT_ALREADY_EXISTS;
+            results[wanted.index] = Err(refused(refusal, &wanted.item.key));
         }
     }
 }

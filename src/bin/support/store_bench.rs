@@ -7,11 +7,13 @@ use mooncake::error::{Error, ErrorKind, Result};
 use mooncake::store::{Object, PutOptions, Range, Store};
 use serde_json::{json, Value};
 
+const SIZES: [usize; 4] = [4096, 65_536, 1 << 20, 16 << 20];
+
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Plan {
     /// Bytes of an object; repeat for more
-    #[arg(long = "size", value_name = "BYTES", default_values_t = [4096, 65_536, 1 << 20, 16 << 20])]
+    #[arg(long = "size", value_name = "BYTES", default_values_t = SIZES)]
     sizes: Vec<usize>,
     /// Objects of a call; repeat for more
     #[arg(long = "batch", value_name = "COUNT", default_values_t = [1, 32])]

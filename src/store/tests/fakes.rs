@@ -17,9 +17,9 @@ use crate::pool::segment::{ClientStatus, HeldObject, Pong, Segment, SegmentEvent
 use crate::rpc::message::{Call, Events, Granted, Greeting, Reply};
 use crate::time::Deadline;
 
-use super::buffers::copy;
-use super::open::Parts;
-use super::{Dialect, Direction, Master, Move, Mover, Range, Store};
+use crate::store::buffers::copy;
+use crate::store::open::Parts;
+use crate::store::{Dialect, Direction, Master, Move, Mover, Range, Store};
 
 /// One object as the fake master knows it.
 pub(super) struct Entry {
@@ -71,9 +71,13 @@ impl FakeMaster {
 }
 
 impl MasterState {
-    fn start(&mut self, item: &PutItem, options: &PutOptions) -> Outcome<Granted> {
-        if self.objects.contains_key(&item.key) {
-            return Err(Refusal::OBJECT_ALREADY_EXISTS);
+    fn start(&mut self, item: &PutItem, options: &PutOptions, is_native: bool) -> Outcome<Granted> {
+        if let Some(entry) = self.objects.get(&item.key) {
+            let done = entry.replicas.iter().all(|r| r.status == ReplicaStatus::Complete);
+            return Err(match done || !is_native {
+                true => Refusal::OBJECT_ALREADY_EXISTS,
+                false => Refusal::REPLICA_IS_NOT_READY,
+            });
         }
         self.generation += 1;
         let bytes: u64 = item.slices.iter().sum();
@@ -212,7 +216,10 @@ impl Master for FakeMaster {
                 Reply::BatchLocated(keys.iter().map(|key| state.locate(key).map(located)).collect())
             }
             Call::BatchPutStart(_, items, options) => Reply::BatchGranted(
-                items.iter().map(|item| state.start(item, options).map(generation)).collect(),
+                items
+                    .iter()
+                    .map(|item| state.start(item, options, is_native).map(generation))
+                    .collect(),
             ),
             Call::BatchPutEnd(_, keys, _) => {
                 Reply::BatchDone(keys.iter().map(|key| state.end(key)).collect())

@@ -1,5 +1,7 @@
 //! The client over a master and a mover in memory.
 
+mod fakes;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::outcome::Refusal;
 use crate::pool::replica::Place;
 
-use super::fakes::{client, FakeMaster, World};
+use self::fakes::{client, FakeMaster, World};
 use super::{Dialect, Object, PutOptions, Range, Store};
 
 const MIB: u64 = 1 << 20;
