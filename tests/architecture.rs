@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("master", &["error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
     (
         "transport",
         &["config", "descriptor", "error", "limits", "memory", "metrics", "net", "sys", "time"],

@@ -180,7 +180,7 @@ fn allocate(parts: &Parts, endpoint: &str) -> Result<Vec<Piece>> {
     let most = parts.segment_bytes_max.max(limits::STORE_SEGMENT_BYTES_MIN);
     let mut rest = parts.segment_bytes;
     while rest > 0 {
-        if pieces.len() >= limits::STORE_SEGMENTS_MAX {
+        if pieces.len() >= limits::CLIENT_SEGMENTS_MAX {
             return Err(Error::new(ErrorKind::LimitReached, "too many segments for this size")
                 .with("segment_bytes", parts.segment_bytes)
                 .with("segment_bytes_max", most));
