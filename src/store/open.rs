@@ -58,15 +58,20 @@ pub struct Parts {
 impl Store {
     /// Opens a client with an engine of its own. Blocks for the metadata service and the master.
     pub fn open(options: &StoreOptions) -> Result<Store> {
+        Store::open_at(options, options.connect()?)
+    }
+
+    /// As [`Store::open`], with another way to the master than an address.
+    pub fn open_at(options: &StoreOptions, master: Arc<dyn Master>) -> Result<Store> {
         let (hostname, port) = options.choose_name()?;
         let engine = Engine::create(options.engine_config(&hostname)?)?;
-        Store::open_with(options, &engine, false, hostname, port)
+        Store::open_with(options, &engine, false, hostname, port, master)
     }
 
     /// Opens a client over an engine of the caller, which stays open when the client is closed.
     pub fn open_on(options: &StoreOptions, engine: &Engine) -> Result<Store> {
         let (hostname, port) = options.choose_name()?;
-        Store::open_with(options, engine, true, hostname, port)
+        Store::open_with(options, engine, true, hostname, port, options.connect()?)
     }
 
     fn open_with(
@@ -75,9 +80,10 @@ impl Store {
         is_shared: bool,
         hostname: String,
         port: Option<TcpListener>,
+        master: Arc<dyn Master>,
     ) -> Result<Store> {
         let parts = Parts {
-            master: options.connect()?,
+            master,
             mover: engine_mover(engine.clone(), is_shared),
             hostname,
             segment_bytes: options.segment_bytes,
