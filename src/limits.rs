@@ -192,8 +192,6 @@ pub const STORE_KEYS_PER_CALL_MAX: usize = 8192;
 pub const STORE_KEY_BYTES_PER_CALL_MAX: usize = 4 << 20;
 /// Objects in own segments that are remembered for the report to a restarted master.
 pub const STORE_HELD_OBJECTS_MAX: usize = 1 << 22;
-/// Objects in one part of a report.
-pub const STORE_REPORT_OBJECTS_MAX: usize = 2048;
 /// Longest wait of a sign of life for news.
 pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
 /// Time between two signs of life without news, upstream's number.

@@ -249,3 +249,34 @@ fn content_is_right_under_restarts_eviction_and_removal() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn memory_of_the_caller_may_overlap_in_any_way() {
+    let index = Index::new(Settings::default());
+    let holder = store(&index, 64 * MIB);
+    let writer = store(&index, 0);
+    let memory = value(b"memory", 1 << 20);
+    // A part of it is registered, the rest is not; ranges cross the border and each other.
+    let part = Range::of(&memory[100_000..300_000]);
+    writer.register_buffer(part.address, part.length).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..6usize {
+            let (writer, memory) = (&writer, &memory);
+            scope.spawn(move || {
+                let mut random = Random::seeded(thread as u64);
+                for round in 0..60usize {
+                    let start = random.below(400_000) as usize;
+                    let length = random.below(200_000) as usize + 1;
+                    let key = format!("{thread}/{round}/{start}/{length}");
+                    let bytes = &memory[start..start + length];
+                    writer.put(key.as_bytes(), bytes, &PutOptions::default()).unwrap();
+                    assert!(writer.get(key.as_bytes()).unwrap() == bytes, "{key}");
+                    let removed = writer.remove(&[key.as_bytes()], true, None).unwrap();
+                    assert!(removed[0].is_ok(), "{removed:?}");
+                }
+            });
+        }
+    });
+    writer.unregister_buffer(part.address).unwrap();
+    drop(holder);
+}

@@ -146,7 +146,7 @@ fn report(
 }
 
 /// A master without reports loses what it has lost; that is no reason not to be mounted.
-fn tolerate(outcome: Result<()>) -> Result<()> {
+pub(super) fn tolerate(outcome: Result<()>) -> Result<()> {
     match outcome {
         Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
         other => other,

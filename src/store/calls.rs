@@ -76,7 +76,9 @@ impl Calls {
     }
 
     pub(super) fn attend(&self, acknowledged: u64, deadline: Deadline) -> Result<Events> {
-        let wait_ms = limits::STORE_ATTEND_WAIT.as_millis() as u32;
+        // The answer must be there before the call times out.
+        let wait = limits::STORE_ATTEND_WAIT.min(self.timeout / 2);
+        let wait_ms = wait.as_millis() as u32;
         let call = Call::Attend { client: self.client, acknowledged, wait_ms };
         answer!(self, &call, deadline, Reply::Events)?.map_err(plain)
     }

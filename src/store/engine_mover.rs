@@ -1,10 +1,10 @@
 //! The mover over an engine: segments opened once, memory registered for as long as it is needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::engine::{BufferSpec, Engine, Operation, Request, SegmentId, TaskState};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +20,8 @@ pub(super) struct EngineMover {
     engine: Engine,
     is_shared: bool,
     segments: Mutex<HashMap<String, SegmentId>>,
+    /// Ranges that stay registered until they are taken back: first address and length.
+    lasting: RwLock<BTreeMap<usize, usize>>,
 }
 
 /// Memory that is registered for the length of one call.
@@ -43,9 +45,33 @@ struct StandIn {
     bytes: Vec<u8>,
 }
 
+impl StandIn {
+    /// Puts what was read where it was wanted.
+    fn give(&self, wanted: &Move<'_>) -> Result<()> {
+        if wanted.direction == Direction::Put {
+            return Ok(());
+        }
+        crate::memory::check_mapped(wanted.local, wanted.length)?;
+        copy(Range::of(&self.bytes), Range { address: wanted.local, length: wanted.length })
+    }
+}
+
+fn request(wanted: &Move<'_>, local: usize, segment: SegmentId) -> Request {
+    Request {
+        operation: match wanted.direction {
+            Direction::Put => Operation::Write,
+            Direction::Get => Operation::Read,
+        },
+        local,
+        segment,
+        remote_address: wanted.remote,
+        length: wanted.length as u64,
+    }
+}
+
 impl EngineMover {
     pub(super) fn new(engine: Engine, is_shared: bool) -> EngineMover {
-        EngineMover { engine, is_shared, segments: Mutex::default() }
+        EngineMover { engine, is_shared, segments: Mutex::default(), lasting: RwLock::default() }
     }
 
     fn segment(&self, endpoint: &str, deadline: Deadline) -> Result<SegmentId> {
@@ -69,8 +95,18 @@ impl EngineMover {
         }
     }
 
-    /// Registers what is not registered yet. A range that overlaps a registered one gets memory
-    /// that stands in for it.
+    /// True if the range stays registered for the length of a call. What another call has
+    /// registered for itself does not.
+    fn is_lasting(&self, address: usize, length: usize) -> bool {
+        let lasting = self.lasting.read();
+        let before = lasting.range(..=address).next_back();
+        before.is_some_and(|(start, size)| {
+            address.saturating_add(length) <= start.saturating_add(*size)
+        })
+    }
+
+    /// Registers what is not registered yet. A range that overlaps a registered one is used as it
+    /// is where it lies inside, else it gets memory that stands in for it.
     fn prepare<'a>(
         &'a self,
         moves: &[Move<'_>],
@@ -81,9 +117,7 @@ impl EngineMover {
         let mut missing: Vec<(usize, usize, usize)> = moves
             .iter()
             .enumerate()
-            .filter(|(index, m)| {
-                results[*index].is_ok() && !self.engine.is_covered(m.local, m.length)
-            })
+            .filter(|(index, m)| results[*index].is_ok() && !self.is_lasting(m.local, m.length))
             .map(|(index, m)| (m.local, m.local.saturating_add(m.length), index))
             .collect();
         missing.sort_unstable();
@@ -94,7 +128,10 @@ impl EngineMover {
             match self.engine.register(&[spec(start, end - start, Access::LOCAL)]) {
                 Ok(()) => registered.addresses.push(start),
                 Err(error) if error.kind() == ErrorKind::Overlap => {
-                    for (_, _, index) in group.iter() {
+                    for (start, end, index) in group.iter() {
+                        if self.engine.is_covered(*start, end - start) {
+                            continue;
+                        }
                         let made = self.stand_in(&moves[*index], *index);
                         match made {
                             Ok(made) => {
@@ -134,6 +171,28 @@ impl EngineMover {
         }
         self.engine.register(&[spec(range.address, range.length, Access::LOCAL)])?;
         Ok(StandIn { index, bytes })
+    }
+
+    /// Makes moves again whose memory was registered by another call that ended before this one.
+    fn repeat_lost(&self, moves: &[Move<'_>], results: &mut [Result<()>], deadline: Deadline) {
+        for (index, wanted) in moves.iter().enumerate() {
+            let is_lost = results[index].as_ref().is_err_and(|error| {
+                matches!(error.kind(), ErrorKind::Unregistered | ErrorKind::NotRegistered)
+            });
+            if is_lost && !self.is_lasting(wanted.local, wanted.length) {
+                results[index] = self.move_by_stand_in(wanted, index, deadline);
+            }
+        }
+    }
+
+    fn move_by_stand_in(&self, wanted: &Move<'_>, index: usize, deadline: Deadline) -> Result<()> {
+        let segment = self.segment(wanted.endpoint, deadline)?;
+        let stand_in = self.stand_in(wanted, index)?;
+        let address = Range::of(&stand_in.bytes).address;
+        let _registered = Registered { engine: &self.engine, addresses: vec![address] };
+        let request = request(wanted, address, segment);
+        self.engine.transfer(&[request], Some(deadline.remaining(Instant::now())))?;
+        stand_in.give(wanted)
     }
 
     /// Makes all requests and returns how each ended.
@@ -197,7 +256,9 @@ impl Mover for EngineMover {
     }
 
     fn register(&self, address: usize, length: usize, access: Access) -> Result<()> {
-        self.engine.register(&[spec(address, length, access)])
+        self.engine.register(&[spec(address, length, access)])?;
+        self.lasting.write().insert(address, length);
+        Ok(())
     }
 
     fn covers(&self, address: usize, length: usize) -> bool {
@@ -205,6 +266,7 @@ impl Mover for EngineMover {
     }
 
     fn unregister(&self, address: usize) -> Result<()> {
+        self.lasting.write().remove(&address);
         self.engine.unregister(&[address])
     }
 
@@ -237,16 +299,8 @@ impl Mover for EngineMover {
             .map(|(segment, index)| {
                 let wanted = &moves[*index];
                 let stand_in = stand_ins.iter().find(|s| s.index == *index);
-                Request {
-                    operation: match wanted.direction {
-                        Direction::Put => Operation::Write,
-                        Direction::Get => Operation::Read,
-                    },
-                    local: stand_in.map_or(wanted.local, |s| Range::of(&s.bytes).address),
-                    segment: *segment,
-                    remote_address: wanted.remote,
-                    length: wanted.length as u64,
-                }
+                let local = stand_in.map_or(wanted.local, |s| Range::of(&s.bytes).address);
+                request(wanted, local, *segment)
             })
             .collect();
         if requests.is_empty() {
@@ -258,15 +312,12 @@ impl Mover for EngineMover {
             }
         }
         for stand_in in &stand_ins {
-            let wanted = &moves[stand_in.index];
-            if wanted.direction == Direction::Get && results[stand_in.index].is_ok() {
-                let target = Range { address: wanted.local, length: wanted.length };
-                let copied = crate::memory::check_mapped(wanted.local, wanted.length)
-                    .and_then(|()| copy(Range::of(&stand_in.bytes), target));
-                results[stand_in.index] = copied;
+            if results[stand_in.index].is_ok() {
+                results[stand_in.index] = stand_in.give(&moves[stand_in.index]);
             }
         }
         drop(registered);
+        self.repeat_lost(moves, &mut results, deadline);
         let mut gone: Vec<&str> = moves
             .iter()
             .zip(&results)

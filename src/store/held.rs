@@ -7,6 +7,8 @@ use crate::limits;
 use crate::pool::identity::SegmentId;
 use crate::pool::segment::{HeldObject, SegmentEvent};
 
+use super::calls::parts;
+
 /// The list, and how far the news have been taken in.
 #[derive(Default)]
 pub(super) struct Held {
@@ -80,7 +82,8 @@ impl Held {
     pub(super) fn report(&self) -> Vec<Vec<HeldObject>> {
         let mut all: Vec<HeldObject> = self.objects.values().cloned().collect();
         all.sort_unstable_by_key(|object| object.generation);
-        all.chunks(limits::STORE_REPORT_OBJECTS_MAX).map(<[HeldObject]>::to_vec).collect()
+        let bytes = |object: &HeldObject| object.key.len() + 8 * object.slices.len();
+        parts(&all, bytes).into_iter().map(<[HeldObject]>::to_vec).collect()
     }
 }
 
@@ -147,11 +150,11 @@ mod tests {
     #[test]
     fn reports_come_in_parts() {
         let mut held = Held::default();
-        let count = limits::STORE_REPORT_OBJECTS_MAX as u64 + 1;
+        let count = limits::STORE_KEYS_PER_CALL_MAX as u64 + 1;
         for generation in 0..count {
             held.add(object(64 * (generation + 1), generation));
         }
         let lengths: Vec<usize> = held.report().iter().map(Vec::len).collect();
-        assert_eq!(lengths, [limits::STORE_REPORT_OBJECTS_MAX, 1]);
+        assert_eq!(lengths, [limits::STORE_KEYS_PER_CALL_MAX, 1]);
     }
 }

@@ -17,7 +17,7 @@ use crate::pool::identity::{ClientId, SegmentId, Uuid};
 use crate::pool::segment::Segment;
 use crate::time::Deadline;
 
-use super::attend::Attendant;
+use super::attend::{tolerate, Attendant};
 use super::buffers::LocalBuffers;
 use super::calls::Calls;
 use super::client::{let_go, Gate, Owner, Pulse, Shared, Store};
@@ -165,6 +165,10 @@ fn begin(shared: &Shared) -> Result<()> {
     }
     // A client is known only after it has mounted "again".
     shared.calls.remount(shared.own.segments(), deadline)?;
+    if shared.calls.is_native() {
+        // Until it has told what its segments hold, a native master is careful with them.
+        tolerate(shared.calls.report(Vec::new(), true, deadline))?;
+    }
     shared.pulse.lock().answered = Some(std::time::Instant::now());
     Ok(())
 }

@@ -47,7 +47,7 @@ impl Shared {
                 wanted.push(Wanted { index, object: *object, item });
             }
         }
-        for part in parts(&wanted, |wanted| wanted.item.key.len() + wanted.item.slices.len()) {
+        for part in parts(&wanted, |wanted| wanted.item.key.len() + 8 * wanted.item.slices.len()) {
             self.put_part(part, options, deadline, &mut results);
         }
         if self.calls.is_native() {

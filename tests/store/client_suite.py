@@ -8,6 +8,7 @@ Every test starts its own master and clients; objects are compared by length and
 
 import os
 import pathlib
+import subprocess
 import sys
 import time
 import zlib
@@ -278,6 +279,39 @@ def writer_killed(master_kind):
                 same(holder.call("get", key=f"k{index}")["got"], look(7 + index, 200_000), "put")
 
 
+def command_line(master_kind):
+    """`mc_store` does what it says, with exit statuses."""
+    program = pathlib.Path(driver_target()) / "release" / "mc_store"
+    expect(program.exists(), f"{program} was not built")
+    with masters.Master(master_kind, default_kv_lease_ttl=LEASE_MS) as master, \
+            client("ours", "holder", master):
+        def run(*words, given=b""):
+            done = subprocess.run([str(program), "--master", master.address, *words], input=given,
+                                  capture_output=True, timeout=WAIT_SECONDS, check=False)
+            return done.returncode, done.stdout
+
+        value = driver.made(5, 100_000)
+        same(run("put", "a/1", given=value), (0, b""), "put")
+        same(run("put", "a/1", given=b"x")[0], 1, "put again")
+        same(run("get", "a/1"), (0, value), "get")
+        same(run("get", "a/2")[0], 3, "get of nothing")
+        same(run("ls", "^a"), (0, b"a/1\n"), "ls")
+        expect(b'"size_bytes": 100000' in run("stat", "a/1")[1], "stat")
+        same(run("exists", "a/1", "a/2"), (3, b"1\ta/1\n0\ta/2\n"), "exists")
+        same(run("exists", "a/1")[0], 0, "exists")
+        same(run("rm", "a/2")[0], 3, "rm of nothing")
+        past_lease()
+        same(run("rm", "--regex", "^a"), (0, b"1\n"), "rm")
+        same(run("rm")[0], 1, "rm without names")
+        same(run("no_such_command")[0], 2, "a wrong command")
+        code, lines = run("bench", "--size", "4096", "--batch", "4", "--time-ms", "50")
+        expect(code == 0 and len(lines.splitlines()) == 3, f"bench: {code}, {lines}")
+
+
+def driver_target():
+    return os.environ.get("CARGO_TARGET_DIR", str(TREE / "target"))
+
+
 def native(_):
     """Our client notices that the master is ours."""
     with masters.Master("ours") as master, client("ours", "one", master) as one:
@@ -313,6 +347,7 @@ def main():
         report.run(f"{place}/master_restart", master_restart, kind, kind == "ours")
         report.run(f"{place}/owner_killed", owner_killed, kind)
         report.run(f"{place}/writer_killed", writer_killed, kind)
+        report.run(f"{place}/mc_store", command_line, kind)
     report.run("ours_master/native", native, None)
     return report.finish()
 
