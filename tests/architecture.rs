@@ -17,7 +17,13 @@ use rust_source::Code;
 
 /// Top to bottom. A module may name itself and what its row lists, nothing else.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("bin", &["config", "engine", "error", "limits", "metadata", "metrics", "net", "sys", "time"]),
+    (
+        "bin",
+        &[
+            "config", "engine", "error", "limits", "metadata", "metrics", "net", "sys", "time",
+            "topology",
+        ],
+    ),
     ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "sys"]),
     (
         "engine",
@@ -32,12 +38,24 @@ const LAYERS: &[(&str, &[&str])] = &[
             "metrics",
             "net",
             "time",
+            "topology",
             "transport",
         ],
     ),
     (
         "transport",
-        &["config", "descriptor", "error", "limits", "memory", "metrics", "net", "sys", "time"],
+        &[
+            "config",
+            "descriptor",
+            "error",
+            "limits",
+            "memory",
+            "metrics",
+            "net",
+            "sys",
+            "time",
+            "topology",
+        ],
     ),
     ("metadata", &["config", "descriptor", "error", "json", "limits", "net", "time"]),
     ("rpc", &["error", "limits", "net", "pool", "time"]),
@@ -45,6 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("descriptor", &["error", "json", "limits"]),
     ("net", &["error", "json", "limits", "memory", "sys", "time"]),
     ("memory", &["error", "limits", "sys"]),
+    ("topology", &["error", "json", "limits"]),
     ("config", &["error", "limits"]),
     ("metrics", &["error"]),
     ("json", &["error", "limits"]),
