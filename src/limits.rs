@@ -195,6 +195,8 @@ pub const ACCELERATORS_MAX: usize = 256;
 pub const DEVICE_TABLE_BYTES_MAX: usize = 64 << 10;
 /// NUMA nodes: the largest number a kernel is built with.
 pub const NUMA_NODES_MAX: u32 = 1024;
+/// Pages whose node is asked for to tell where a range is; a majority of so many is sure enough.
+pub const NODE_PROBES_MAX: usize = 64;
 /// Processor numbers: well above the largest number a kernel is built with (8192).
 pub const CPU_NUMBER_MAX: u32 = 65_536;
 /// Ranges in one list of processors.

@@ -12,6 +12,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use mooncake::config::EngineConfig;
+use mooncake::engine::{Access, BufferSpec, Engine};
+use mooncake::error::ErrorKind;
 use mooncake::topology::{discover, with_matrix, Matrix, Origin, Request, Topology};
 use serde_json::{json, Value};
 use sysfs_tree::SysfsTree;
@@ -338,9 +341,63 @@ fn gpus_of_virtual_machines_are_not_counted() {
 }
 
 #[test]
+fn an_engine_shows_its_host_and_why_it_chose() {
+    let tree = SysfsTree::fixture("h800-8gpu-8nic");
+    let create = |settings: Value| {
+        let mut settings = settings;
+        settings["local_name"] = "127.0.0.1".into();
+        settings["sysfs_path"] = tree.root().to_str().unwrap().into();
+        let text = settings.to_string();
+        let environment = std::collections::BTreeMap::new();
+        let (config, _) = EngineConfig::load(Some(&text), &environment).unwrap();
+        Engine::create(config)
+    };
+    let engine =
+        create(json!({"auto_discovery": 1, "device_filters": ["mlx5_0", "mlx5_4"]})).unwrap();
+    let dump = engine.dump();
+    let topology = &dump["topology"];
+    assert_eq!(topology["origin"], "host");
+    assert_eq!(topology["matrix"]["cuda:4"], json!([["mlx5_4"], ["mlx5_0"]]));
+    assert_eq!(topology["accelerators"][4]["steps_to_adapters"]["mlx5_4"], 4);
+    assert_eq!(topology["nodes"][1]["location"], "cpu:1");
+    let reasons = dump["engine"]["reasons"].as_array().unwrap();
+    let why = "transport tcp: 2 RDMA adapters could be used, \
+               but the rdma transport is not part of this build";
+    assert!(reasons.iter().any(|reason| reason == why), "{reasons:?}");
+    assert_eq!(dump["transports"][0]["name"], "tcp");
+
+    engine.set_preference_matrix(r#"{"cpu:0":[["mlx5_7"],[]]}"#).unwrap();
+    assert_eq!(engine.topology().adapter_names(), ["mlx5_7"]);
+    assert!(engine.set_preference_matrix("[]").is_err());
+    assert_eq!(engine.topology().adapter_names(), ["mlx5_7"]);
+    engine.discover_topology();
+    assert_eq!(engine.topology().adapter_names(), ["mlx5_0", "mlx5_4"]);
+
+    // With adapters at hand RDMA is refused, as it is not in this build; without them it means TCP.
+    assert_eq!(create(json!({"protocol": "rdma"})).err().unwrap().kind(), ErrorKind::Unsupported);
+    fs::remove_dir_all(tree.root().join("class/infiniband")).unwrap();
+    let engine = create(json!({"protocol": "rdma"})).unwrap();
+    assert!(engine.has_transport("tcp"));
+    let buffer = vec![1u8; 1 << 20];
+    engine
+        .register(&[BufferSpec {
+            address: buffer.as_ptr() as usize,
+            length: buffer.len(),
+            location: "*".into(),
+            access: Access::ALL,
+        }])
+        .unwrap();
+    // Which node it is depends on this machine; that the member is there does not.
+    let first = &engine.dump()["buffers"]["first"][0];
+    assert_eq!(first["location"], "*");
+    assert!(first.as_object().unwrap().contains_key("node"));
+}
+
+#[test]
 fn this_host() {
     // Whatever it is, it is described, and the same twice.
     let sysfs = Path::new(mooncake::topology::SYSFS_ROOT);
+    assert_eq!(EngineConfig::default().sysfs_path, sysfs.to_str().unwrap());
     let topology = discover(sysfs, &Request::default());
     assert!(!topology.host.nodes.is_empty());
     assert_eq!(topology.matrix, discover(sysfs, &Request::default()).matrix);

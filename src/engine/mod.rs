@@ -19,6 +19,7 @@ mod registry;
 mod remote;
 mod segment;
 mod submit;
+mod topology;
 mod wait;
 mod watch;
 
@@ -94,6 +95,7 @@ struct Shared {
     host_id: String,
     /// Why names and addresses are what they are, for the dump.
     reasons: Vec<String>,
+    topology: topology::HostTopology,
     registry: Arc<Registry>,
     transports: RwLock<Vec<Arc<dyn Transport>>>,
     recovery: Arc<dyn Recovery>,

@@ -7,8 +7,10 @@
 
 mod location;
 mod mapped;
+mod node;
 mod region;
 
 pub use location::is_valid as location_is_valid;
 pub use mapped::check_mapped;
+pub use node::node_of;
 pub use region::{Access, Lease, Region};
