@@ -322,6 +322,11 @@ fn counts_are_bounded() {
     assert_eq!(topology.host.adapters[255].name, "a255");
     assert_eq!(topology.host.adapters[0].ports.len(), 32);
     assert!(topology.notes.contains(&"44 RDMA adapters are left out".to_owned()));
+    let filters = (0..1000).map(|number| format!("b{number},c{number}")).collect();
+    let topology = discover(tree.root(), &Request { filters, ..Request::default() });
+    assert_eq!((topology.filters.len(), topology.notes.len()), (256, 257));
+    let last = topology.notes.last().unwrap();
+    assert!(last.ends_with("further notes are left out"), "{last}");
 }
 
 #[test]

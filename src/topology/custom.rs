@@ -17,7 +17,8 @@ pub(super) fn load(given: &str) -> Result<(Matrix, Origin)> {
         return Ok((parse(given)?, Origin::Text));
     }
     let failed = |error| {
-        Error::io(ErrorKind::InvalidArgument, "the file cannot be read", error).with("path", given)
+        Error::io(ErrorKind::InvalidArgument, "the file cannot be read", error)
+            .with("path", json::quote(given))
     };
     // The flag keeps a pipe from blocking for ever.
     let file = std::fs::OpenOptions::new()
@@ -52,13 +53,13 @@ pub(super) fn parse(text: &str) -> Result<Matrix> {
             let text = format!("`{}` is not the name of an adapter", json::quote(name));
             return Err(refused(text).with("location", &location));
         }
-        if names().count() > limits::ADAPTERS_MAX {
-            let text = format!("more than {} adapters", limits::ADAPTERS_MAX);
-            return Err(refused(text).with("location", &location));
-        }
         matrix.insert(location, Preference { preferred, others });
     }
-    Ok(Matrix::new(matrix))
+    let matrix = Matrix::new(matrix);
+    if matrix.adapter_names().len() > limits::ADAPTERS_MAX {
+        return Err(refused(format!("more than {} adapters", limits::ADAPTERS_MAX)));
+    }
+    Ok(matrix)
 }
 
 #[cfg(test)]
@@ -74,7 +75,11 @@ mod tests {
         assert_eq!(parse("{}").unwrap(), Matrix::default());
         let long =
             format!(r#"{{"cpu:0":[[],[]]}}{}"#, " ".repeat(limits::CUSTOM_TOPOLOGY_BYTES_MAX));
-        let many = vec![r#""a""#; limits::ADAPTERS_MAX + 1].join(",");
+        let names = |count: usize| (0..count).map(|n| format!("\"a{n}\"")).collect::<Vec<_>>();
+        let many = names(limits::ADAPTERS_MAX + 1).join(",");
+        let most = names(limits::ADAPTERS_MAX).join(",");
+        let full = format!(r#"{{"cpu:0":[[{most}],[]],"cpu:1":[[],[{most}]]}}"#);
+        assert_eq!(parse(&full).unwrap().adapter_names().len(), limits::ADAPTERS_MAX);
         for bad in [
             "",
             "{",

@@ -1,12 +1,14 @@
 //! Lists of adapters that may be used. Pure.
 
 use super::adapter::Adapter;
+use crate::{json, limits};
 
 /// The names without white space and empty ones; a name may itself be a list with commas, because
 /// upstream's interfaces pass such lists on as one text.
 pub(super) fn clean(filters: &[String]) -> Vec<String> {
     let names = filters.iter().flat_map(|text| text.split(','));
-    names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    let names = names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    names.take(limits::CONFIG_LIST_ITEMS_MAX).collect()
 }
 
 /// Whether an adapter is used, or why not.
@@ -30,5 +32,5 @@ pub(super) const USED: &str = "used";
 pub(super) fn notes(adapters: &[Adapter], filters: &[String]) -> Vec<String> {
     let is_missing = |name: &&String| !adapters.iter().any(|adapter| adapter.name == **name);
     let missing = filters.iter().filter(is_missing);
-    missing.map(|name| format!("device filter {}: no such adapter", name.escape_debug())).collect()
+    missing.map(|name| format!("device filter {}: no such adapter", json::quote(name))).collect()
 }

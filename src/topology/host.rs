@@ -10,7 +10,6 @@ use super::interface::{self, NetInterface};
 use super::numa::{self, Node};
 use super::pci;
 use super::sysfs::Sysfs;
-use crate::limits;
 
 /// What the host is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,11 +34,6 @@ pub(super) fn read(root: &Path) -> (Host, Vec<String>) {
         interfaces: interface::read(&sysfs, &mut notes),
         accelerators: accelerator::read(&sysfs, &mut notes),
     };
-    if notes.len() > limits::TOPOLOGY_NOTES_MAX {
-        let more = notes.len() - limits::TOPOLOGY_NOTES_MAX;
-        notes.truncate(limits::TOPOLOGY_NOTES_MAX);
-        notes.push(format!("{more} further notes are left out"));
-    }
     (host, notes)
 }
 

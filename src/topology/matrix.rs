@@ -1,6 +1,6 @@
 //! The preference matrix: for each location the adapters to prefer, and the others. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use serde_json::{json, Value};
@@ -78,15 +78,9 @@ impl Matrix {
 
     /// See [`super::Topology::adapter_names`].
     pub fn adapter_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for preference in self.0.values() {
-            for name in preference.preferred.iter().chain(&preference.others) {
-                if !names.contains(&name.as_str()) {
-                    names.push(name);
-                }
-            }
-        }
-        names
+        let mut seen = HashSet::new();
+        let lists = self.0.values().flat_map(|both| both.preferred.iter().chain(&both.others));
+        lists.map(String::as_str).filter(|name| seen.insert(*name)).collect()
     }
 
     /// The member `priority_matrix` of a descriptor.

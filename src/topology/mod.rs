@@ -33,6 +33,7 @@ pub use numa::Node;
 pub use pci::PciAddress;
 
 use crate::error::Result;
+use crate::limits;
 
 /// Where the kernel shows its devices.
 pub const SYSFS_ROOT: &str = "/sys";
@@ -85,12 +86,23 @@ pub fn discover(root: &Path, request: &Request) -> Topology {
             (matrix, origin)
         }
         Some(Err(error)) => {
-            notes.push(format!("the custom matrix is not used: {error}"));
+            // First, because the caller asked for it.
+            notes.insert(0, format!("the custom matrix is not used: {error}"));
             (Matrix::of_host(&host, &filters), Origin::Host)
         }
         None => (Matrix::of_host(&host, &filters), Origin::Host),
     };
+    shorten(&mut notes);
     Topology { host, matrix, origin, filters, notes }
+}
+
+/// Every device can be worth a note, and a reader has patience for some.
+fn shorten(notes: &mut Vec<String>) {
+    if notes.len() > limits::TOPOLOGY_NOTES_MAX {
+        let more = notes.len() - limits::TOPOLOGY_NOTES_MAX;
+        notes.truncate(limits::TOPOLOGY_NOTES_MAX);
+        notes.push(format!("{more} further notes are left out"));
+    }
 }
 
 /// As [`discover`], with a matrix that the caller has as text already.
@@ -99,6 +111,7 @@ pub fn with_matrix(root: &Path, text: &str, filters: &[String]) -> Result<Topolo
     let request = Request { custom: None, filters: filters.to_vec() };
     let mut topology = discover(root, &request);
     topology.notes.extend(matrix.strangers(&topology.host.adapters));
+    shorten(&mut topology.notes);
     topology.matrix = matrix;
     topology.origin = Origin::Text;
     Ok(topology)
