@@ -9,6 +9,7 @@ static void names_and_transports(const char *protocol) {
     char wide[8];
     transfer_engine_t engine;
     void *args[2] = {NULL, NULL};
+    char matrix[] = "{\"cpu:0\":[[\"mlx5_0\"],[]]}";
     transport_t transport;
 
     engine = createTransferEngine("P2PHANDSHAKE", "127.0.0.1:9", "ignored", 7, 0);
@@ -16,6 +17,12 @@ static void names_and_transports(const char *protocol) {
     transport = installTransport(engine, protocol, args);
     CHECK(transport != NULL);
     CHECK(installTransport(engine, protocol, NULL) == transport);
+    /* A preference matrix, and a text that is none, which is ignored. */
+    args[0] = matrix;
+    CHECK(installTransport(engine, protocol, args) == transport);
+    args[0] = text;
+    strcpy(text, "mlx5_0");
+    CHECK(installTransport(engine, protocol, args) == transport);
     CHECK(installTransport(engine, "no such transport", NULL) == NULL);
     CHECK(installTransport(engine, protocol, NULL) == transport);
     CHECK_GIVES(0, uninstallTransport(engine, protocol));

@@ -3,9 +3,10 @@
 //! An [`engine::Engine`] owns registered memory, threads and connections; peers name its segment
 //! and read or write inside it. Layers, top to bottom: `capi` (C functions), `engine`,
 //! `transport` and `metadata` (one folder or file per backend), `descriptor` (what both know of a
-//! peer), `net` and `memory`, `config`, and at the bottom `error`, `time`, `limits`. The store
-//! stands on it: `store` is its client, `rpc` carries the vocabulary of `pool` between clients and
-//! the `master`. A layer never names one above it; `tests/architecture.rs` reads the imports.
+//! peer), `net`, `memory` and `topology`, `config`, and at the bottom `error`, `time`, `limits`.
+//! The store stands on it: `store` is its client, `rpc` carries the vocabulary of `pool` between
+//! clients and the `master`. A layer never names one above it; `tests/architecture.rs` reads the
+//! imports.
 
 pub mod capi;
 pub mod config;
@@ -24,4 +25,5 @@ pub mod rpc;
 pub mod store;
 mod sys;
 pub mod time;
+pub mod topology;
 pub mod transport;

@@ -267,3 +267,32 @@ pub const REPORTS_PARKED_MAX: usize = 65_536;
 pub const REPORT_ELSEWHERE_MAX: Duration = Duration::from_secs(10);
 /// Objects that one pass of background eviction takes, so that nobody waits long for a lock.
 pub const EVICTION_STEP_MAX: usize = 4096;
+
+/// One file of sysfs: the kernel writes at most a page, with few exceptions.
+pub const SYSFS_FILE_BYTES_MAX: usize = 4096;
+/// Names looked at in one folder of sysfs.
+pub const SYSFS_ENTRIES_MAX: usize = 65_536;
+/// Name of a device: the field of verbs has 64 bytes with its end, interfaces have 15.
+pub const DEVICE_NAME_BYTES_MAX: usize = 63;
+/// PCI functions looked at. Large hosts have about a thousand, and more with virtual functions.
+pub const PCI_FUNCTIONS_MAX: usize = 16_384;
+/// RDMA adapters, and network interfaces that are hardware; as many as a descriptor may list.
+pub const ADAPTERS_MAX: usize = DESCRIPTOR_DEVICES_MAX;
+/// Ports of one adapter: verbs count them in a byte, hardware has two.
+pub const ADAPTER_PORTS_MAX: usize = 32;
+/// Accelerators of one kind.
+pub const ACCELERATORS_MAX: usize = 256;
+/// The table in which a driver numbers its devices: 32 bytes for each.
+pub const DEVICE_TABLE_BYTES_MAX: usize = 64 << 10;
+/// NUMA nodes: the largest number a kernel is built with.
+pub const NUMA_NODES_MAX: u32 = 1024;
+/// Pages whose node is asked for to tell where a range is; a majority of so many is sure enough.
+pub const NODE_PROBES_MAX: usize = 64;
+/// Processor numbers: well above the largest number a kernel is built with (8192).
+pub const CPU_NUMBER_MAX: u32 = 65_536;
+/// Ranges in one list of processors.
+pub const CPU_RANGES_MAX: usize = 4096;
+/// Sentences about what was left out of the topology.
+pub const TOPOLOGY_NOTES_MAX: usize = 256;
+/// A preference matrix written by somebody, as opaque members of descriptors are.
+pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;

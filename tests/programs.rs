@@ -1,12 +1,16 @@
 //! The executables as their users run them: two processes of the benchmark, and `mc_info`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A failed test is a panic.
 
+#[path = "common/sysfs_tree.rs"]
+mod sysfs_tree;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const BENCH: &str = env!("CARGO_BIN_EXE_transfer_engine_bench");
 const INFO: &str = env!("CARGO_BIN_EXE_mc_info");
+const TOPOLOGY: &str = env!("CARGO_BIN_EXE_transfer_engine_topology_dump");
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// A process that does not outlive its test.
@@ -137,6 +141,54 @@ fn what_cannot_work_is_said_and_is_a_failure() {
     }
 }
 
+/// The words before the matrix, and the matrix.
+fn dumped(output: &Output) -> (String, serde_json::Value) {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (words, matrix) = text.split_at(text.find("]: ").unwrap() + 3);
+    (words.to_owned(), serde_json::from_str(matrix).unwrap())
+}
+
+#[test]
+fn the_topology_dump_prints_what_upstreams_prints() {
+    let tree = sysfs_tree::SysfsTree::fixture("h800-8gpu-8nic");
+    let root = format!("--sysfs-path={}", tree.root().display());
+    let file = tree.made("matrix.json");
+    std::fs::write(&file, r#"{"cpu:0":[["a"],["b"]]}"#).unwrap();
+    let file = file.to_str().unwrap();
+
+    let output = run(TOPOLOGY, &[&root]);
+    let (words, matrix) = dumped(&output);
+    assert_eq!(words, "Local topology [te/discover]: ");
+    assert_eq!(matrix["cuda:3"][0], serde_json::json!(["mlx5_3"]));
+    assert!(output.stdout.ends_with(b"]\n}\n\n") && output.stderr.is_empty());
+    for flag in ["--device-name=mlx5_1,mlx5_2", "--device=mlx5_1,mlx5_2"] {
+        let (_, matrix) = dumped(&run(TOPOLOGY, &[&root, flag, "--backend", "te"]));
+        assert_eq!(matrix["cpu:0"], serde_json::json!([["mlx5_1", "mlx5_2"], []]));
+    }
+    let (words, matrix) = dumped(&run(TOPOLOGY, &[&root, "--custom-topo-json", file]));
+    assert_eq!(words, format!("Local topology [te/custom ({file})]: "));
+    assert_eq!(matrix, serde_json::json!({"cpu:0": [["a"], ["b"]]}));
+    let output = run(TOPOLOGY, &[&root, "--custom-topo-json=/nowhere"]);
+    assert_eq!(dumped(&output).1["cpu:1"][1].as_array().unwrap().len(), 4);
+    assert!(output.stderr.starts_with(b"warning: the custom matrix is not used"));
+
+    for (arguments, status, words) in [
+        (&["--backend=tent"][..], 1, "error: failed to dump topology"),
+        (&["--backend=other"], 2, "error: "),
+        (&["--use-custom-topo"], 1, "error: --use-custom-topo requires MC_CUSTOM_TOPO_JSON"),
+        (&["word"], 2, "error: "),
+        (&["--no-such-flag"], 2, "error: "),
+    ] {
+        let output = run(TOPOLOGY, arguments);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.starts_with(words), "{arguments:?}: {text}");
+    }
+    assert!(run(TOPOLOGY, &["-h"]).stdout.starts_with(b"Prints the preference matrix"));
+}
+
 #[test]
 fn mc_info_describes_engine_peer_and_settings() {
     let (_target, name) = target();
@@ -149,6 +201,12 @@ fn mc_info_describes_engine_peer_and_settings() {
     let dump = json(&local);
     assert_eq!(dump["engine"]["host"], "127.0.0.1");
     assert_eq!(dump["transports"][0]["name"], "tcp");
+
+    let tree = sysfs_tree::SysfsTree::fixture("ascend910b-8npu");
+    let root = format!("sysfs_path={}", tree.root().display());
+    let dump = json(&[&local[..], &["--set", &root]].concat());
+    assert_eq!(dump["topology"]["accelerators"][0]["location"], "npu:0");
+    assert_eq!(dump["topology"]["adapters"][1]["verdict"], "no port is active");
 
     let peer = json(&[&local[..], &["--segment", &name]].concat());
     assert_eq!(peer["probe"]["answer"], "alive");

@@ -181,7 +181,8 @@ transfer_engine_t createTransferEngine(const char *metadata_conn_string,
 void destroyTransferEngine(transfer_engine_t engine);
 
 /**
- * Looks at the host's devices. The engine has done so when it was created.
+ * Looks at the host's devices, again if that was done before. Transports that are installed keep
+ * what they have. Blocks for some milliseconds.
  *
  * @param engine  the engine.
  * @return 0, or -1 for a handle that is not an engine.
@@ -205,7 +206,8 @@ int getLocalIpAndPort(transfer_engine_t engine, char *buf_out, size_t buf_len);
  * @param engine  the engine.
  * @param proto   "tcp"; other names upstream knows are refused where this build lacks them.
  * @param args    NULL, or an array whose first entry is a preference matrix of network adapters
- *                (JSON) or NULL. Ignored by transports without adapters.
+ *                (JSON) or NULL. The engine then uses this matrix instead of the host's own. A
+ *                text that is none is logged and ignored.
  * @return the transport, which belongs to the engine; the same one when it was installed before;
  *         NULL on failure.
  */

@@ -134,7 +134,7 @@ fn segment(engine: &Engine, name: &str) -> Result<Value> {
 }
 
 /// The members of a dump that people want first, in this order.
-const FIRST: &[&str] = &["engine", "transports", "segments", "buffers"];
+const FIRST: &[&str] = &["engine", "topology", "transports", "segments", "buffers"];
 
 /// The value as an outline. Of a dump, counters and settings at their default are left out, unless
 /// the settings are what was asked for.

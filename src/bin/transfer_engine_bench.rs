@@ -172,6 +172,7 @@ fn start(flags: &Flags) -> Result<Engine> {
     config.set("metadata", flags.metadata_server.as_str().into(), Origin::Option)?;
     config.set("local_name", flags.local_server_name.as_str().into(), Origin::Option)?;
     config.set("protocol", protocol.into(), Origin::Option)?;
+    config.set("auto_discovery", i32::from(flags.auto_discovery).into(), Origin::Option)?;
     config.check()?;
     let level = config.log_level.as_deref().unwrap_or("warn");
     glog::show_library(level.parse().unwrap_or(log::LevelFilter::Warn));

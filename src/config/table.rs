@@ -91,7 +91,6 @@ const LOG_LEVELS: Kind = Choice {
 const DIALECTS: Kind = Choice { words: Dialect::WORDS, aliases: &[("1", "v1"), ("2", "v2")] };
 
 const RDMA: Effect = Reserved("the rdma transport");
-const TOPOLOGY: Effect = Reserved("the topology");
 
 settings! {
     "Engine" {
@@ -102,7 +101,7 @@ settings! {
         /// Name of this engine's segment, `host` or `host:port`; empty chooses the host. With
         /// `P2PHANDSHAKE` the port is replaced by the one that was bound.
         local_name: String = String::new() => NAME, [], Used;
-        /// Transport to use: `tcp` or `loopback`; empty chooses.
+        /// Transport to use: `tcp` or `loopback`; empty chooses. See `auto_discovery`.
         protocol: String = String::new() => Text(64), [], Used;
         /// Use TCP even where a faster transport is available.
         force_tcp: bool = false => Flag, [v7("MC_FORCE_TCP")], Used;
@@ -233,14 +232,18 @@ settings! {
         loopback_faults: String = String::new() => Text(256), [], Used;
     }
     "Topology" {
-        /// File with the preference matrix to use instead of what the host tells.
-        custom_topology_path: Option<String> = None => PATH, [v7("MC_CUSTOM_TOPO_JSON")], TOPOLOGY;
-        /// Network adapters that may be used; empty is all.
+        /// File with the preference matrix to use instead of what the host tells, or the matrix
+        /// itself, which begins with `{`. One that cannot be used is a note in the dump.
+        custom_topology_path: Option<String> = None => Text(limits::CUSTOM_TOPOLOGY_BYTES_MAX),
+            [v7("MC_CUSTOM_TOPO_JSON")], Used;
+        /// RDMA adapters that may be used, by name; empty is all.
         device_filters: Vec<String> = Vec::new() => DEVICES,
-            [v13("MC_TE_FILTERS"), v7("MC_MS_FILTERS")], TOPOLOGY;
-        /// Choose the transport from the adapters found: 1 always, 0 never, -1 decide by the
-        /// protocol asked for.
-        auto_discovery: i32 = -1 => integer(-1, 1), [v7("MC_MS_AUTO_DISC").within(0, 1)], TOPOLOGY;
+            [v13("MC_TE_FILTERS"), v7("MC_MS_FILTERS")], Used;
+        /// Choose between `rdma` and `tcp` by the adapters found: 1 always, 0 never, -1 where
+        /// `protocol` is `rdma` and `device_filters` is empty.
+        auto_discovery: i32 = -1 => integer(-1, 1), [v7("MC_MS_AUTO_DISC").within(0, 1)], Used;
+        /// Where the kernel shows devices. A container may have those of its host elsewhere.
+        sysfs_path: String = "/sys".to_owned() => PATH, [], Used;
     }
     "Store" {
         /// Longest time of one call to the master of the store.

@@ -29,6 +29,7 @@ use super::control::{Control, SegmentRecovery};
 use super::notify::{Inbox, Notification};
 use super::registry::Registry;
 use super::segment::{SegmentState, SegmentTable};
+use super::topology::{choose_protocols, known_protocol, HostTopology};
 use super::watch::Watch;
 use super::{Engine, Owner, Shared};
 
@@ -40,8 +41,10 @@ impl Engine {
         warn_once(&config);
         let closed = Arc::new(AtomicBool::new(false));
         let directory = Lookup::parse(&config, &closed)?;
-        let protocols = chosen_protocols(&config)?;
-        let names = Names::choose(&config)?;
+        let topology = HostTopology::new(&config);
+        let (protocols, why) = choose_protocols(&config, &topology)?;
+        let mut names = Names::choose(&config)?;
+        names.reasons.push(why);
         let listener = bind_listener(
             names.listen,
             port_rule(names.rpc_port, &config),
@@ -86,6 +89,7 @@ impl Engine {
             instance,
             host_id: host_id(),
             reasons: names.reasons,
+            topology,
             registry,
             transports: RwLock::new(transports),
             recovery: Arc::clone(&recovery) as Arc<dyn Recovery>,
@@ -156,30 +160,6 @@ pub(super) fn handshake_client(
         connect_timeout: Duration::from_millis(config.handshake_connect_timeout_ms.into()),
         default_port: config.handshake_port,
         is_over: Arc::clone(is_over),
-    }
-}
-
-/// Which transports an engine starts with.
-fn chosen_protocols(config: &EngineConfig) -> Result<Vec<String>> {
-    let protocol = if config.force_tcp { "tcp" } else { config.protocol.as_str() };
-    Ok(match protocol {
-        "" | "tcp" => vec!["tcp".to_owned()],
-        "none" => Vec::new(),
-        other => vec![known_protocol(other)?.to_owned()],
-    })
-}
-
-fn known_protocol(protocol: &str) -> Result<&str> {
-    match protocol {
-        "tcp" | "loopback" => Ok(protocol),
-        "rdma" | "ascend" | "nvlink" | "cxl" | "nvmeof" => Err(Error::new(
-            ErrorKind::Unsupported,
-            "this transport is known, but not part of this build",
-        )
-        .with("protocol", protocol)),
-        _ => Err(Error::new(ErrorKind::UnknownProtocol, "no such transport")
-            .with("protocol", protocol.escape_debug())
-            .with("available", "tcp,loopback")),
     }
 }
 

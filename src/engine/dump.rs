@@ -3,6 +3,7 @@
 use serde_json::{json, Value};
 
 use crate::limits::DUMP_ENTRIES_MAX;
+use crate::memory::node_of;
 
 use super::Shared;
 
@@ -18,6 +19,7 @@ impl Shared {
                     "address": format!("{:#x}", entry.region.address()),
                     "length_bytes": entry.region.length(),
                     "location": entry.region.location(),
+                    "node": node_of(entry.region.address(), entry.region.length()),
                     "access": entry.region.access().bits(),
                     "registrations": entry.count,
                 })
@@ -70,6 +72,7 @@ impl Shared {
             },
             "configuration": self.config.dump(),
             "warnings": self.config.warnings,
+            "topology": self.topology.get().dump(),
             "transports": transports,
             "buffers": { "count": entries.len(), "bytes": bytes, "first": buffers },
             "segments": { "count": all.len(), "first": segments },

@@ -20,6 +20,7 @@ mod registry;
 mod remote;
 mod segment;
 mod submit;
+mod topology;
 mod wait;
 mod watch;
 
@@ -95,6 +96,7 @@ struct Shared {
     host_id: String,
     /// Why names and addresses are what they are, for the dump.
     reasons: Vec<String>,
+    topology: topology::HostTopology,
     registry: Arc<Registry>,
     transports: RwLock<Vec<Arc<dyn Transport>>>,
     recovery: Arc<dyn Recovery>,

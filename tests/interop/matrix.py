@@ -15,6 +15,7 @@ import sys
 
 import behaviour
 import kinds
+import topology
 from harness.report import Report
 from pair import SHAPES, Pair
 
@@ -48,6 +49,7 @@ def main():
                         report.run(name + (f"/{turn}" if turn else ""), pair.cell, operation, shape,
                                    seed + turn)
     behaviour.run(report, seed, rounds)
+    topology.run(report)
     return report.finish()
 
 

@@ -120,13 +120,17 @@ fn destroy(engine: transfer_engine_t) -> Result<()> {
     Ok(())
 }
 
-/// Looks at the host's devices. The engine has done so when it was created.
+/// Looks at the host's devices, again if that was done before. Transports that are installed keep
+/// what they have. Blocks for some milliseconds.
 ///
 /// @param engine  the engine.
 /// @return 0, or -1 for a handle that is not an engine.
 #[no_mangle]
 pub unsafe extern "C" fn discoverTopology(engine: transfer_engine_t) -> c_int {
-    entry::code(engine, |_| Ok(()))
+    entry::code(engine, |engine| {
+        engine.engine.discover_topology();
+        Ok(())
+    })
 }
 
 /// Copies the published address of the engine's handshake plane, "host:port"; an IPv6 host has no
@@ -154,7 +158,8 @@ pub unsafe extern "C" fn getLocalIpAndPort(
 /// @param engine  the engine.
 /// @param proto   "tcp"; other names upstream knows are refused where this build lacks them.
 /// @param args    NULL, or an array whose first entry is a preference matrix of network adapters
-///                (JSON) or NULL. Ignored by transports without adapters.
+///                (JSON) or NULL. The engine then uses this matrix instead of the host's own. A
+///                text that is none is logged and ignored.
 /// @return the transport, which belongs to the engine; the same one when it was installed before;
 ///         NULL on failure.
 #[no_mangle]
@@ -163,14 +168,20 @@ pub unsafe extern "C" fn installTransport(
     proto: *const c_char,
     args: *mut *mut c_void,
 ) -> transport_t {
-    let _ = args;
     entry::on(
         engine,
         |_| std::ptr::null_mut(),
         |engine| {
             // SAFETY: the caller's promise about proto.
             let proto = unsafe { boundary::required_text(proto, PROTOCOL_BYTES_MAX, "proto") }?;
+            // SAFETY: the caller's promise about args.
+            let matrix = unsafe { preference_matrix(args) };
             engine.engine.install_transport(&proto)?;
+            if let Some(Err(error)) =
+                matrix.map(|text| text.and_then(|text| engine.engine.set_preference_matrix(&text)))
+            {
+                ::log::warn!("the preference matrix of installTransport is ignored: {error}");
+            }
             let mut transports = engine.transports.lock();
             let known = transports.iter().position(|(name, _)| *name == proto);
             let index = known.unwrap_or_else(|| {
@@ -180,6 +191,24 @@ pub unsafe extern "C" fn installTransport(
             Ok(std::ptr::from_ref(&*transports[index].1).cast_mut().cast())
         },
     )
+}
+
+/// The text of the first entry of `args`, if there is one.
+///
+/// # Safety
+/// `args` is NULL or an array, whose first entry is NULL or a NUL-terminated text.
+unsafe fn preference_matrix(args: *mut *mut c_void) -> Option<Result<String>> {
+    if args.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise; not NULL.
+    let first = unsafe { args.read() };
+    if first.is_null() {
+        return None;
+    }
+    let bytes_max = limits::CUSTOM_TOPOLOGY_BYTES_MAX;
+    // SAFETY: the caller's promise about the text.
+    Some(unsafe { boundary::required_text(first.cast(), bytes_max, "args[0]") })
 }
 
 /// Does nothing, as upstream: a transport lives as long as its engine.
