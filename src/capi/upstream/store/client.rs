@@ -80,6 +80,7 @@ pub unsafe extern "C" fn mooncake_store_set_etcd_tls_config(
 /// @return 0; -600 when the master or the metadata service cannot be reached or an argument is
 ///         wrong; another negative number when the memory cannot be mounted.
 #[no_mangle]
+#[allow(clippy::too_many_arguments)] // Upstream's signature.
 pub unsafe extern "C" fn mooncake_store_setup(
     store: mooncake_store_t,
     local_hostname: *const c_char,
