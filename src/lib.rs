@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 mod json;
 pub mod limits;
+pub mod master;
 pub mod memory;
 pub mod metadata;
 pub mod metrics;

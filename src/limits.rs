@@ -176,3 +176,8 @@ const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= DOCUMENT_BYTES_MAX);
 /// Key of a stored object. Upstream has none and dies on regular expressions over long ones;
 /// engines build keys from hashes and names, far below this.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// Times of the master's flags: a year, which is for ever there. Sums of a few stay in every clock.
+pub const MASTER_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Threads that serve clients of a master: more than any host has cores.
+pub const MASTER_THREADS_MAX: usize = 1024;

@@ -17,7 +17,13 @@ use rust_source::Code;
 
 /// Top to bottom. A module may name itself and what its row lists, nothing else.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("bin", &["config", "engine", "error", "limits", "metadata", "metrics", "net", "sys", "time"]),
+    (
+        "bin",
+        &[
+            "config", "engine", "error", "limits", "master", "metadata", "metrics", "net", "sys",
+            "time",
+        ],
+    ),
     ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "sys"]),
     (
         "engine",
@@ -35,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("master", &["config", "error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
     (
         "transport",
         &["config", "descriptor", "error", "limits", "memory", "metrics", "net", "sys", "time"],
