@@ -26,7 +26,7 @@ test:
 	@tests/run
 
 soak:
-	@tools/install-dependencies
+	@tools/install-dependencies --long
 	@tests/run --long
 
 bench: build
