@@ -138,9 +138,11 @@ impl MasterConfig {
             "max_threads" => threads.min(host.cores),
             _ => threads,
         };
-        if threads > limits::MASTER_THREADS_MAX {
-            return Err(refuse(values, threads_flag, "are more threads than the program starts"));
+        if threads > limits::RPC_THREADS_MAX {
+            let most = limits::RPC_THREADS_MAX;
+            warnings.push(format!("--{threads_flag}={threads} is more than helps: {most} it is"));
         }
+        let threads = threads.min(limits::RPC_THREADS_MAX);
         let silent = at_least(values, "rpc_conn_timeout_seconds", 0)?;
         check_dialects(values)?;
         let memory_allocator = values.written("memory_allocator");

@@ -8,12 +8,10 @@ use std::time::Duration;
 use crate::rpc::message::{Call, Method, Reply};
 
 /// Upper ends of the size classes of objects, upstream's.
-pub const SIZES: [u64; 7] =
-    [4096, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864];
+pub const SIZES: [u64; 7] = [4096, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216, 67_108_864];
 
 /// Upper ends of the classes of latency, in microseconds.
-pub const LATENCIES_US: [u64; 10] =
-    [5, 10, 25, 50, 100, 250, 1000, 10_000, 100_000, 1_000_000];
+pub const LATENCIES_US: [u64; 10] = [5, 10, 25, 50, 100, 250, 1000, 10_000, 100_000, 1_000_000];
 
 /// How many values fell into each class, how many there were, and their sum.
 #[derive(Debug)]

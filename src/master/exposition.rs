@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
@@ -173,8 +173,7 @@ impl Page<'_, '_> {
             ("segment_allocated_bytes", "Bytes of objects", 0),
             ("segment_total_capacity_bytes", "Bytes of the segment", 1),
         ] {
-            let mut metric =
-                self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (segment, sums) in &names {
                 let value = if pick == 0 { sums.0 } else { sums.1 };
                 metric.encode_family(&[("segment", *segment)])?.encode_gauge(&value)?;
@@ -207,7 +206,12 @@ impl Page<'_, '_> {
     ) -> fmt::Result {
         let kind = MetricType::Histogram;
         let mut metric = self.encoder.encode_descriptor(name, help, None, kind)?;
-        metric.encode_histogram::<()>(sum as f64, count, &with_rest(count, classes, 1.0), None)
+        metric.encode_histogram::<NoLabelSet>(
+            sum as f64,
+            count,
+            &with_rest(count, classes, 1.0),
+            None,
+        )
     }
 
     fn latencies(&mut self, counters: &Counters) -> fmt::Result {
@@ -223,7 +227,9 @@ impl Page<'_, '_> {
             let label = [("call", format!("{method:?}"))];
             let classes = with_rest(count, &classes, 1e-6);
             let seconds = sum as f64 * 1e-6;
-            metric.encode_family(&label)?.encode_histogram::<()>(seconds, count, &classes, None)?;
+            metric
+                .encode_family(&label)?
+                .encode_histogram::<NoLabelSet>(seconds, count, &classes, None)?;
         }
         Ok(())
     }
@@ -234,6 +240,6 @@ fn with_rest(count: u64, classes: &[(u64, u64)], scale: f64) -> Vec<(f64, u64)> 
     let inside: u64 = classes.iter().map(|(_, number)| number).sum();
     let mut all: Vec<(f64, u64)> =
         classes.iter().map(|(limit, number)| (*limit as f64 * scale, *number)).collect();
-    all.push((f64::MAX, count.saturating_sub(inside)));
+    all.push((f64::INFINITY, count.saturating_sub(inside)));
     all
 }

@@ -1,4 +1,12 @@
-//! The master of the store: the program `mooncake_master` without its `main`.
+//! The master of the store: it knows which object is where, and moves no bytes of objects.
+//!
+//! The program `mooncake_master` without its `main`: flags and their meaning, pages, counters.
 
+#[cfg(feature = "http")]
+pub mod admin;
 pub mod config;
+pub mod counters;
+pub mod exposition;
 pub mod flags;
+pub mod summary;
+pub mod view;

@@ -60,6 +60,8 @@ fn old_names_give_way_to_new_ones_and_are_mentioned() {
     assert_eq!((old.rpc.port, old.threads, old.warnings.len()), (50088, 1, 2));
     let both = config(&["--port=1", "--rpc_port=2", "--max_threads=1", "--rpc_thread_num=7"]);
     assert_eq!((both.rpc.port, both.threads, both.warnings.len()), (2, 7, 4));
+    let many = config(&["--rpc_thread_num=100000"]);
+    assert_eq!((many.threads, many.warnings.len()), (limits::RPC_THREADS_MAX, 1));
 }
 
 #[test]
@@ -79,7 +81,6 @@ fn what_cannot_be_is_refused_with_the_flag() {
         (&["--metrics_host="], "--metrics_host="),
         (&["--rpc_interface=eth7"], "--rpc_interface=eth7"),
         (&["--rpc_thread_num=-1"], "--rpc_thread_num=-1"),
-        (&["--rpc_thread_num=100000"], "--rpc_thread_num=100000"),
         (&["--client_ttl=0"], "--client_ttl=0"),
         (&["--dialect=0.2"], "--dialect=0.2"),
         (&["--dialect=0.3.13.post1"], "--dialect=0.3.13.post1"),
