@@ -76,12 +76,8 @@ pub struct Pages {
 impl Pages {
     /// The summary line.
     pub fn summary(&self) -> String {
-        summary(
-            &self.sources.view.figures(),
-            &self.sources.counters,
-            self.sources.file_capacity,
-            self.role.is_elected(),
-        )
+        let sources = &self.sources;
+        summary(&*sources.view, sources.file_capacity, self.role.is_elected())
     }
 }
 
@@ -327,5 +323,7 @@ impl Drop for Admin {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;

@@ -86,8 +86,6 @@ pub struct MasterConfig {
     pub metadata: Option<Listen>,
     /// Keeps the documents of the metadata server.
     pub metadata_file: Option<PathBuf>,
-    /// A dropped client's documents are removed.
-    pub clean_metadata: bool,
     /// A client that is not heard of for so long is dropped.
     pub client_ttl: Duration,
     /// An object that was looked up stays for so long.
@@ -191,7 +189,6 @@ impl MasterConfig {
             report_metrics: values.bool("enable_metric_reporting"),
             metadata,
             metadata_file: (!file.is_empty()).then(|| PathBuf::from(file)),
-            clean_metadata: values.bool("enable_metadata_cleanup_on_timeout"),
             client_ttl: seconds(at_least(values, "client_ttl", 1)?),
             lease_ttl: milliseconds(values, "default_kv_lease_ttl"),
             soft_pin_ttl: milliseconds(values, "default_kv_soft_pin_ttl"),

@@ -13,7 +13,8 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::counters::Counters;
+use super::latency::{Latencies, BOUNDS_US};
+use super::state::{Operation, VALUE_SIZE_BOUNDS};
 use super::view::{Figures, SegmentView, View};
 use crate::rpc::message::Method;
 
@@ -23,28 +24,14 @@ pub type Extra = (&'static str, &'static str, u64);
 /// Further counters of the process.
 pub type Extras = Arc<dyn Fn() -> Vec<Extra> + Send + Sync>;
 
-/// Single and batched methods by upstream's names.
-const METHODS: &[(&str, Method)] = &[
-    ("exist_key", Method::Exists),
-    ("put_start", Method::PutStart),
-    ("put_end", Method::PutEnd),
-    ("put_revoke", Method::PutRevoke),
-    ("get_replica_list", Method::Lookup),
-    ("get_replica_list_by_regex", Method::LookupByPattern),
-    ("remove", Method::Remove),
-    ("remove_by_regex", Method::RemoveByPattern),
-    ("remove_all", Method::RemoveAll),
-    ("mount_segment", Method::Mount),
-    ("unmount_segment", Method::Unmount),
-    ("remount_segment", Method::Remount),
-    ("ping", Method::Ping),
-];
-const BATCHED: &[(&str, Method)] = &[
-    ("batch_exist_key", Method::BatchExists),
-    ("batch_get_replica_list", Method::BatchLookup),
-    ("batch_put_start", Method::BatchPutStart),
-    ("batch_put_end", Method::BatchPutEnd),
-    ("batch_put_revoke", Method::BatchPutRevoke),
+/// What is counted as batches. The others have requests and failures only.
+const BATCHED: &[Operation] = &[
+    Operation::BatchExistKey,
+    Operation::BatchGetReplicaList,
+    Operation::BatchPutStart,
+    Operation::BatchPutEnd,
+    Operation::BatchPutRevoke,
+    Operation::BatchRemove,
 ];
 
 /// What the page is made of.
@@ -52,8 +39,8 @@ const BATCHED: &[(&str, Method)] = &[
 pub struct Sources {
     /// The index.
     pub view: Arc<dyn View>,
-    /// Calls.
-    pub counters: Arc<Counters>,
+    /// Times of calls.
+    pub latencies: Arc<Latencies>,
     /// What the shared folder is said to hold; absent without one.
     pub file_capacity: Option<u64>,
     /// Counters of the server of calls.
@@ -74,7 +61,7 @@ pub fn exposition(sources: &Sources) -> String {
     // Writing into a string does not fail.
     let _ = encode_registry(&mut text, &registry);
     // Upstream's spelling of the classes of sizes; to a reader of numbers it is the same.
-    for limit in super::counters::SIZES {
+    for limit in VALUE_SIZE_BOUNDS {
         text = text.replace(&format!("le=\"{limit}.0\""), &format!("le=\"{limit}.000000\""));
     }
     text
@@ -87,29 +74,25 @@ impl Collector for Sources {
         let mut page = Page { encoder: &mut encoder };
         page.gauges(&figures, self.file_capacity)?;
         page.segments(&segments)?;
-        let (sum, count, classes) = self.counters.sizes();
-        page.histogram("master_value_size_bytes", "Sizes of objects", sum, count, &classes)?;
-        for (name, method) in METHODS {
-            let counts = self.counters.read(*method);
-            let help = "Calls";
-            page.counter(&format!("master_{name}_requests_total"), help, counts.requests)?;
-            let help = "Calls that were refused";
-            page.counter(&format!("master_{name}_failures_total"), help, counts.failures)?;
-        }
-        for (name, method) in BATCHED {
-            let counts = self.counters.read(*method);
-            for (what, help, value) in [
-                ("requests", "Calls", counts.requests),
-                ("failures", "Calls of which nothing succeeded", counts.failures),
-                ("partial_successes", "Calls of which a part succeeded", counts.partial),
-                ("items", "Entries of calls", counts.items),
-                ("failed_items", "Entries that were refused", counts.failed_items),
+        let (sizes, sum) = self.view.value_sizes();
+        page.histogram("master_value_size_bytes", "Sizes of objects", sum, &sizes)?;
+        for operation in Operation::ALL {
+            let (name, tally) = (operation.name(), self.view.tally(*operation));
+            let is_batch = BATCHED.contains(operation);
+            for (what, help, value, is_for_all) in [
+                ("requests", "Calls", tally.requests, true),
+                ("failures", "Calls of which nothing succeeded", tally.failures, true),
+                ("partial_successes", "Calls of which a part did", tally.partial_successes, false),
+                ("items", "Entries of calls", tally.items, false),
+                ("failed_items", "Entries that were refused", tally.failed_items, false),
             ] {
-                page.counter(&format!("master_{name}_{what}_total"), help, value)?;
+                if is_batch || is_for_all {
+                    page.counter(&format!("master_{name}_{what}_total"), help, value)?;
+                }
             }
         }
         page.evictions(&figures)?;
-        page.latencies(&self.counters)?;
+        page.latencies(&self.latencies)?;
         for (name, help, value) in (self.extras)() {
             page.counter(name, help, value)?;
         }
@@ -136,29 +119,66 @@ impl Page<'_, '_> {
     }
 
     fn gauges(&mut self, figures: &Figures, file_capacity: Option<u64>) -> fmt::Result {
-        self.gauge("master_allocated_bytes", "Bytes of objects", figures.allocated_bytes)?;
-        self.gauge("master_total_capacity_bytes", "Bytes of segments", figures.capacity_bytes)?;
-        self.gauge("master_allocated_file_size_bytes", "Bytes of files", 0)?;
-        let help = "Bytes that the shared folder is said to hold";
-        let capacity = file_capacity.unwrap_or(0);
-        self.gauge("master_total_file_capacity_bytes", help, capacity)?;
-        self.gauge("master_key_count", "Objects, unfinished ones too", figures.keys)?;
-        let help = "Objects that were put with a soft pin";
-        self.gauge("master_soft_pin_key_count", help, figures.soft_pinned_keys)?;
-        self.gauge("master_active_clients", "Clients heard of lately", figures.clients)?;
-        let help = "Bytes whose object is gone and whose readers may not be";
-        self.gauge("mooncake_master_quarantine_bytes", help, figures.quarantine_bytes)?;
-        self.gauge("mooncake_master_segments", "Segments", figures.segments)?;
-        let help = "Segments in which nothing is placed at present";
-        self.gauge("mooncake_master_suspect_segments", help, figures.suspect_segments)?;
-        let help = "Puts that wait for room";
-        self.gauge("mooncake_master_waiting_puts", help, figures.waiting_puts)?;
+        let totals = &figures.totals;
         let journal = figures.journal.clone().unwrap_or_default();
-        let help = "1 while changes are written to the journal";
-        self.gauge("mooncake_master_journal_works", help, journal.works.into())?;
-        self.gauge("mooncake_master_journal_bytes", "Bytes of the journal", journal.bytes)?;
-        let help = "Records written to the journal";
-        self.counter("mooncake_master_journal_records_total", help, journal.records)
+        for (name, help, value) in [
+            ("master_allocated_bytes", "Bytes of objects", totals.used),
+            ("master_total_capacity_bytes", "Bytes of segments", totals.capacity),
+            ("master_allocated_file_size_bytes", "Bytes of files", 0),
+            (
+                "master_total_file_capacity_bytes",
+                "Bytes that the shared folder is said to hold",
+                file_capacity.unwrap_or(0),
+            ),
+            ("master_key_count", "Objects, unfinished ones too", totals.keys),
+            (
+                "master_soft_pin_key_count",
+                "Objects that were put with a soft pin",
+                totals.soft_pinned,
+            ),
+            ("master_active_clients", "Clients heard of lately", totals.clients),
+            (
+                "mooncake_master_quarantine_bytes",
+                "Bytes whose object is gone and whose readers may not be",
+                totals.resting,
+            ),
+            ("mooncake_master_segments", "Segments", totals.segments),
+            ("mooncake_master_waiting_puts", "Puts that wait for room", figures.waiting_puts),
+            (
+                "mooncake_master_journal_works",
+                "1 while changes are written to the journal",
+                journal.works.into(),
+            ),
+            ("mooncake_master_journal_bytes", "Bytes of the journal", journal.bytes),
+        ] {
+            self.gauge(name, help, value)?;
+        }
+        for (name, help, value) in [
+            (
+                "mooncake_master_abandoned_puts_total",
+                "Unfinished puts that were given up for their owner",
+                totals.abandoned_puts,
+            ),
+            (
+                "mooncake_master_reported_objects_total",
+                "Objects taken over from what clients report",
+                totals.reported_objects,
+            ),
+            ("mooncake_master_waited_puts_total", "Puts that waited", totals.waited_puts),
+            (
+                "master_put_start_partial_allocations_total",
+                "Puts with fewer copies than were asked for",
+                totals.partial_allocations,
+            ),
+            (
+                "mooncake_master_expired_clients_total",
+                "Clients given up because they were silent",
+                totals.expired_clients,
+            ),
+        ] {
+            self.counter(name, help, value)?;
+        }
+        Ok(())
     }
 
     /// Segments of one name are one series.
@@ -179,67 +199,76 @@ impl Page<'_, '_> {
                 metric.encode_family(&[("segment", *segment)])?.encode_gauge(&value)?;
             }
         }
-        Ok(())
+        let suspect = segments.iter().filter(|segment| segment.is_suspect).count() as u64;
+        let help = "Segments in which nothing is placed at present";
+        self.gauge("mooncake_master_suspect_segments", help, suspect)
     }
 
     fn evictions(&mut self, figures: &Figures) -> fmt::Result {
-        let done = "Passes of eviction that freed something";
-        let (tried, keys, bytes) = ("Passes of eviction", "Objects evicted", "Bytes evicted");
-        self.counter("master_successful_evictions_total", done, figures.evictions_done)?;
-        self.counter("master_attempted_evictions_total", tried, figures.evictions_tried)?;
-        self.counter("master_evicted_key_count", keys, figures.evicted_keys)?;
-        self.counter("master_evicted_size_bytes", bytes, figures.evicted_bytes)?;
+        let totals = &figures.totals;
         // 0.3.13 counts for each tier; there is one here.
-        self.counter("master_successful_evictions_mem", done, figures.evictions_done)?;
-        self.counter("master_attempted_evictions_mem", tried, figures.evictions_tried)?;
-        self.counter("master_evicted_key_count_mem", keys, figures.evicted_keys)?;
-        self.counter("master_evicted_size_bytes_mem", bytes, figures.evicted_bytes)
+        for (name, name_mem, help, value) in [
+            (
+                "master_successful_evictions_total",
+                "master_successful_evictions_mem",
+                "Passes of eviction that freed something",
+                totals.successful_evictions,
+            ),
+            (
+                "master_attempted_evictions_total",
+                "master_attempted_evictions_mem",
+                "Passes of eviction",
+                totals.attempted_evictions,
+            ),
+            (
+                "master_evicted_key_count",
+                "master_evicted_key_count_mem",
+                "Objects evicted",
+                totals.evicted_keys,
+            ),
+            (
+                "master_evicted_size_bytes",
+                "master_evicted_size_bytes_mem",
+                "Bytes evicted",
+                totals.evicted_bytes,
+            ),
+        ] {
+            self.counter(name, help, value)?;
+            self.counter(name_mem, help, value)?;
+        }
+        Ok(())
     }
 
-    fn histogram(
-        &mut self,
-        name: &str,
-        help: &str,
-        sum: u64,
-        count: u64,
-        classes: &[(u64, u64)],
-    ) -> fmt::Result {
+    fn histogram(&mut self, name: &str, help: &str, sum: u64, classes: &[u64]) -> fmt::Result {
         let kind = MetricType::Histogram;
         let mut metric = self.encoder.encode_descriptor(name, help, None, kind)?;
-        metric.encode_histogram::<NoLabelSet>(
-            sum as f64,
-            count,
-            &with_rest(count, classes, 1.0),
-            None,
-        )
+        let (count, classes) = with_bounds(&VALUE_SIZE_BOUNDS, classes, 1.0);
+        metric.encode_histogram::<NoLabelSet>(sum as f64, count, &classes, None)
     }
 
-    fn latencies(&mut self, counters: &Counters) -> fmt::Result {
+    fn latencies(&mut self, latencies: &Latencies) -> fmt::Result {
         let name = "mooncake_master_call_seconds";
         let help = "Time from the arrival of a call to its answer";
         let kind = MetricType::Histogram;
         let mut metric = self.encoder.encode_descriptor(name, help, None, kind)?;
         for method in Method::ALL {
-            let (sum, count, classes) = counters.latency_us(method);
+            let times = latencies.read(method);
+            let (count, classes) = with_bounds(&BOUNDS_US, &times.classes, 1e-6);
             if count == 0 {
                 continue;
             }
-            let label = [("call", format!("{method:?}"))];
-            let classes = with_rest(count, &classes, 1e-6);
-            let seconds = sum as f64 * 1e-6;
+            let seconds = times.sum_us as f64 * 1e-6;
             metric
-                .encode_family(&label)?
+                .encode_family(&[("call", format!("{method:?}"))])?
                 .encode_histogram::<NoLabelSet>(seconds, count, &classes, None)?;
         }
         Ok(())
     }
 }
 
-/// The classes with the one for everything beyond; the encoder adds them up.
-fn with_rest(count: u64, classes: &[(u64, u64)], scale: f64) -> Vec<(f64, u64)> {
-    let inside: u64 = classes.iter().map(|(_, number)| number).sum();
-    let mut all: Vec<(f64, u64)> =
-        classes.iter().map(|(limit, number)| (*limit as f64 * scale, *number)).collect();
-    all.push((f64::INFINITY, count.saturating_sub(inside)));
-    all
+/// Their number, and each class with its bound; the encoder adds them up.
+fn with_bounds(bounds: &[u64], classes: &[u64], scale: f64) -> (u64, Vec<(f64, u64)>) {
+    let scaled = bounds.iter().map(|bound| *bound as f64 * scale);
+    let all = scaled.chain([f64::INFINITY]).zip(classes.iter().copied()).collect();
+    (classes.iter().sum(), all)
 }

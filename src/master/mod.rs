@@ -5,8 +5,8 @@
 #[cfg(feature = "http")]
 pub mod admin;
 pub mod config;
-pub mod counters;
 pub mod exposition;
 pub mod flags;
+pub mod latency;
 pub mod summary;
 pub mod view;

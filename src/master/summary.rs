@@ -2,87 +2,75 @@
 
 use std::fmt::Write as _;
 
-use super::counters::{Counters, Counts};
-use super::view::Figures;
-use crate::rpc::message::Method;
+use super::state::{Operation, Tally};
+use super::view::View;
 
 /// The line, without an end of line. `file_capacity` is what the shared folder is said to hold;
 /// absent where there is none. `with_clients` adds what upstream shows for elected leaders only.
-pub fn summary(
-    figures: &Figures,
-    counters: &Counters,
-    file_capacity: Option<u64>,
-    with_clients: bool,
-) -> String {
+pub fn summary(view: &dyn View, file_capacity: Option<u64>, with_clients: bool) -> String {
+    let totals = view.figures().totals;
     let mut line = String::new();
-    let (used, all) = (figures.allocated_bytes, figures.capacity_bytes);
-    let _ = write!(line, "Mem Storage: {} / {}", size(used), size(all));
-    if all > 0 {
-        let _ = write!(line, " ({:.1}%)", used as f64 * 100.0 / all as f64);
+    let _ = write!(line, "Mem Storage: {} / {}", size(totals.used), size(totals.capacity));
+    if totals.capacity > 0 {
+        let _ = write!(line, " ({:.1}%)", totals.used as f64 * 100.0 / totals.capacity as f64);
     }
     let _ = write!(line, " | SSD Storage: 0 B / {}", size(file_capacity.unwrap_or(0)));
-    let (keys, pinned) = (figures.keys, figures.soft_pinned_keys);
+    let (keys, pinned) = (totals.keys, totals.soft_pinned);
     let _ = write!(line, " | Keys: {keys} (soft-pinned: {pinned})");
     if with_clients {
-        let _ = write!(line, " | Clients: {}", figures.clients);
+        let _ = write!(line, " | Clients: {}", totals.clients);
     }
     line += " | Requests (Success/Total): ";
-    let single: [(&str, &[Method]); 7] = [
-        ("PutStart", &[Method::PutStart]),
-        ("PutEnd", &[Method::PutEnd]),
-        ("PutRevoke", &[Method::PutRevoke]),
-        ("Get", &[Method::Lookup]),
-        ("Exist", &[Method::Exists]),
-        ("Del", &[Method::Remove]),
-        ("DelAll", &[Method::RemoveAll]),
+    let mut single = vec![
+        ("PutStart", Operation::PutStart),
+        ("PutEnd", Operation::PutEnd),
+        ("PutRevoke", Operation::PutRevoke),
+        ("Get", Operation::GetReplicaList),
+        ("Exist", Operation::ExistKey),
+        ("Del", Operation::Remove),
+        ("DelAll", Operation::RemoveAll),
     ];
-    for (name, methods) in single {
-        let counts = sum(counters, methods);
-        let _ = write!(line, "{name}={}/{}, ", counts.successes(), counts.requests);
-    }
     if with_clients {
-        let counts = counters.read(Method::Ping);
-        let _ = write!(line, "Ping={}/{}, ", counts.successes(), counts.requests);
+        single.push(("Ping", Operation::Ping));
+    }
+    for (name, operation) in single {
+        let tally = view.tally(operation);
+        let _ = write!(line, "{name}={}/{}, ", successes(&tally), tally.requests);
     }
     line += " | Batch Requests (Req=Success/PartialSuccess/Total, Item=Success/Total): ";
     let batched = [
-        ("PutStart", Method::BatchPutStart),
-        ("PutEnd", Method::BatchPutEnd),
-        ("PutRevoke", Method::BatchPutRevoke),
-        ("Get", Method::BatchLookup),
-        ("ExistKey", Method::BatchExists),
+        ("PutStart", Operation::BatchPutStart),
+        ("PutEnd", Operation::BatchPutEnd),
+        ("PutRevoke", Operation::BatchPutRevoke),
+        ("Get", Operation::BatchGetReplicaList),
+        ("ExistKey", Operation::BatchExistKey),
     ];
-    for (name, method) in batched {
-        let counts = counters.read(method);
+    for (name, operation) in batched {
+        let tally = view.tally(operation);
         let _ = write!(
             line,
             "{name}:(Req={}/{}/{}, Item={}/{}), ",
-            counts.successes(),
-            counts.partial,
-            counts.requests,
-            counts.items - counts.failed_items.min(counts.items),
-            counts.items,
+            successes(&tally),
+            tally.partial_successes,
+            tally.requests,
+            tally.items.saturating_sub(tally.failed_items),
+            tally.items,
         );
     }
     let _ = write!(
         line,
         " | Eviction: Success/Attempts={}/{}, keys={}, size={}",
-        figures.evictions_done,
-        figures.evictions_tried,
-        figures.evicted_keys,
-        size(figures.evicted_bytes),
+        totals.successful_evictions,
+        totals.attempted_evictions,
+        totals.evicted_keys,
+        size(totals.evicted_bytes),
     );
     line
 }
 
-fn sum(counters: &Counters, methods: &[Method]) -> Counts {
-    let mut all = Counts::default();
-    for method in methods {
-        let one = counters.read(*method);
-        all.requests += one.requests;
-        all.failures += one.failures;
-    }
-    all
+/// Counters that are read one after the other may be from different moments.
+fn successes(tally: &Tally) -> u64 {
+    tally.requests.saturating_sub(tally.failures).saturating_sub(tally.partial_successes)
 }
 
 /// Bytes for people: steps of 1024, two decimals, none for plain bytes.
@@ -106,11 +94,9 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::pool::outcome::Refusal;
-    use crate::rpc::message::Reply;
+    use crate::master::admin::fake::Fake;
+    use crate::master::state::Totals;
 
     /// As upstream 0.3.7.post2 logged it just after its start.
     const FRESH: &str = "Mem Storage: 0 B / 0 B | SSD Storage: 0 B / 0 B | Keys: 0 (soft-pinned: \
@@ -122,25 +108,31 @@ mod tests {
 
     #[test]
     fn it_is_upstreams_line() {
-        let counters = Counters::default();
-        assert_eq!(summary(&Figures::default(), &counters, None, false), FRESH);
-        let refused = Err(Refusal::OBJECT_NOT_FOUND);
-        counters.ended(Method::Lookup, &Reply::Located(refused), Duration::ZERO);
-        let batch = Reply::BatchExists(vec![Ok(true), Err(Refusal::INVALID_KEY)]);
-        counters.ended(Method::BatchExists, &batch, Duration::ZERO);
-        let figures = Figures {
-            capacity_bytes: 64 << 20,
-            allocated_bytes: 16 << 20,
+        let mut fake = Fake::default();
+        assert_eq!(summary(&fake, None, false), FRESH);
+        let found = Tally { requests: 1, failures: 1, ..Tally::default() };
+        let batch = Tally {
+            requests: 1,
+            partial_successes: 1,
+            items: 2,
+            failed_items: 1,
+            ..Tally::default()
+        };
+        fake.tallies =
+            vec![(Operation::GetReplicaList, found), (Operation::BatchExistKey, batch)];
+        fake.totals = Totals {
+            capacity: 64 << 20,
+            used: 16 << 20,
             clients: 3,
             evicted_bytes: 20 << 20,
-            ..Figures::default()
+            ..Totals::default()
         };
-        let line = summary(&figures, &counters, Some(i64::MAX as u64), true);
+        let line = summary(&fake, Some(i64::MAX as u64), true);
         for part in [
             "Mem Storage: 16.00 MB / 64.00 MB (25.0%) | SSD Storage: 0 B / infinite | ",
             " | Clients: 3 | ",
             "Get=0/1, ",
-            "Ping=0/0, ",
+            "DelAll=0/0, Ping=0/0,  | Batch",
             "ExistKey:(Req=0/1/1, Item=1/2), ",
             "size=20.00 MB",
         ] {

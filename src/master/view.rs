@@ -1,38 +1,17 @@
 //! What the pages and the summary need to know of the index: a trait, so that they are tested
 //! without one.
 
+use super::state::{Operation, Tally, Totals, VALUE_SIZE_BOUNDS};
 use crate::pool::outcome::Outcome;
 use crate::pool::replica::Replica;
 
-/// Numbers of the pool at one moment; counters since the start where the name says so.
+/// Numbers of the process beside those of the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Bytes of all segments.
-    pub capacity_bytes: u64,
-    /// Bytes that objects asked for.
-    pub allocated_bytes: u64,
-    /// Bytes that held an object and wait until no reader can still be at them.
-    pub quarantine_bytes: u64,
-    /// Objects, unfinished ones too.
-    pub keys: u64,
-    /// Objects that were put with a soft pin.
-    pub soft_pinned_keys: u64,
-    /// Clients that were heard of lately.
-    pub clients: u64,
-    /// Segments.
-    pub segments: u64,
-    /// Segments in which nothing is placed at present.
-    pub suspect_segments: u64,
+    /// Sums over the pool.
+    pub totals: Totals,
     /// Puts that wait for room.
     pub waiting_puts: u64,
-    /// Passes of eviction that freed something, since the start.
-    pub evictions_done: u64,
-    /// Passes of eviction, since the start.
-    pub evictions_tried: u64,
-    /// Objects evicted since the start.
-    pub evicted_keys: u64,
-    /// Bytes evicted since the start.
-    pub evicted_bytes: u64,
     /// The journal, if there is one.
     pub journal: Option<JournalFigures>,
 }
@@ -44,8 +23,6 @@ pub struct JournalFigures {
     pub works: bool,
     /// Bytes on disk.
     pub bytes: u64,
-    /// Records written since the start.
-    pub records: u64,
 }
 
 /// One mounted range of memory.
@@ -75,6 +52,10 @@ pub struct SegmentView {
 pub trait View: Send + Sync {
     /// Numbers.
     fn figures(&self) -> Figures;
+    /// Counts of one kind of call.
+    fn tally(&self, operation: Operation) -> Tally;
+    /// Sizes at the start of puts: how many in each class, and the sum of all.
+    fn value_sizes(&self) -> ([u64; VALUE_SIZE_BOUNDS.len() + 1], u64);
     /// Calls `each` with every key, in no order.
     fn keys(&self, each: &mut dyn FnMut(&[u8]));
     /// Every segment.

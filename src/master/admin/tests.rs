@@ -2,79 +2,18 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 
+use super::fake::Fake;
 use super::*;
-use crate::master::counters::Counters;
-use crate::master::view::{Figures, SegmentView};
-use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{BufferRange, Place, Replica, ReplicaStatus};
-
-#[derive(Default)]
-struct Fake {
-    leases: Mutex<Vec<Vec<u8>>>,
-    removals: Mutex<Vec<bool>>,
-}
-
-impl View for Fake {
-    fn figures(&self) -> Figures {
-        Figures { capacity_bytes: 1000, allocated_bytes: 5, keys: 2, ..Figures::default() }
-    }
-
-    fn keys(&self, each: &mut dyn FnMut(&[u8])) {
-        each(b"a/b");
-        each(b"\xff");
-    }
-
-    fn segments(&self) -> Vec<SegmentView> {
-        let one = |name: &str, used, is_suspect| SegmentView {
-            name: name.to_owned(),
-            size: 500,
-            used,
-            is_suspect,
-            ..SegmentView::default()
-        };
-        vec![one("host:1", 5, false), one("host:1", 2, false), one("b c", 0, true)]
-    }
-
-    fn lookup(&self, key: &[u8]) -> Outcome<Vec<Replica>> {
-        let found = self.peek(key)?;
-        self.leases.lock().unwrap().push(key.to_vec());
-        Ok(found)
-    }
-
-    fn peek(&self, key: &[u8]) -> Outcome<Vec<Replica>> {
-        match key {
-            b"a/b" => {
-                let range = |size, address| BufferRange {
-                    size,
-                    address,
-                    protocol: "tcp".to_owned(),
-                    endpoint: "127.0.0.1:15328".to_owned(),
-                };
-                let places = [
-                    Place::Memory(vec![range(5, 140_358_356_828_160), range(6, 7)]),
-                    Place::Disk { path: "/x".to_owned(), size: 11 },
-                ];
-                let replica = |place| Replica { id: 0, place, status: ReplicaStatus::Complete };
-                Ok(places.map(replica).to_vec())
-            }
-            b"half" => Err(Refusal::REPLICA_IS_NOT_READY),
-            _ => Err(Refusal::OBJECT_NOT_FOUND),
-        }
-    }
-
-    fn remove_all(&self, force: bool) -> i64 {
-        self.removals.lock().unwrap().push(force);
-        2
-    }
-}
+use crate::master::latency::Latencies;
+use crate::master::state::Totals;
 
 fn start(role: Role) -> (Admin, Arc<Fake>) {
-    let fake = Arc::new(Fake::default());
+    let totals = Totals { capacity: 1000, used: 5, keys: 2, ..Totals::default() };
+    let fake = Arc::new(Fake { totals, ..Fake::default() });
     let sources = Sources {
         view: Arc::clone(&fake) as Arc<dyn View>,
-        counters: Arc::new(Counters::default()),
+        latencies: Arc::new(Latencies::default()),
         file_capacity: None,
         extras: Arc::new(|| vec![("mooncake_master_test_total", "For this test", 7)]),
     };

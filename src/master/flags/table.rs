@@ -4,6 +4,8 @@ use super::{Effect, Flag, Since};
 use crate::config::gflags::Kind;
 
 const CXL: Effect = Effect::None("memory behind CXL is not offered");
+const METADATA: Effect =
+    Effect::None("metadata of a dropped client stays until it registers again or somebody deletes it");
 const HOT: Effect = Effect::None("hot keys are not copied to further segments");
 const KV_EVENTS: Effect = Effect::None("events are not published");
 const TENANTS: Effect = Effect::None("there is one tenant");
@@ -126,7 +128,7 @@ pub const FLAGS: &[Flag] = &[
         "Evict files below --root_fs_dir"),
     new("enable_kv_events", Bool, "false", KV_EVENTS,
         "Publish what becomes of objects"),
-    new("enable_metadata_cleanup_on_timeout", Bool, "false", Used,
+    new("enable_metadata_cleanup_on_timeout", Bool, "false", METADATA,
         "Remove what a dropped client left in the metadata server of this process"),
     new("enable_multi_tenants", Bool, "false", TENANTS,
         "Keep tenants apart"),
