@@ -4,7 +4,7 @@
 //! and read or write inside it. Layers, top to bottom: `capi` (C functions), `engine`,
 //! `transport` and `metadata` (one folder or file per backend), `descriptor` (what both know of a
 //! peer), `net` and `memory`, `config`, and at the bottom `error`, `time`, `limits`. The store
-//! stands beside it: `rpc` carries the vocabulary of `pool` between clients and the master. A
+//! stands beside it: `rpc` carries the vocabulary of `pool` between clients and the `master`. A
 //! layer never names one above it; `tests/architecture.rs` reads the imports.
 
 pub mod capi;

@@ -29,11 +29,11 @@ struct Kind {
 
 /// When which kind was last logged.
 #[derive(Default)]
-pub struct Notices([Mutex<Kind>; TROUBLE.len()]);
+pub(super) struct Notices([Mutex<Kind>; TROUBLE.len()]);
 
 impl Notices {
     /// Logs an answer that refuses, unless that was done a moment ago.
-    pub fn look_at(&self, method: Method, reply: &Reply) {
+    pub(super) fn look_at(&self, method: Method, reply: &Reply) {
         let Some(why) = first_refusal(reply) else { return };
         if let Some(left_out) = self.is_due(why, Instant::now()) {
             match left_out {

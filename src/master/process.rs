@@ -58,7 +58,9 @@ impl Process {
     pub fn start(config: &MasterConfig) -> Result<Process> {
         let admin_listener = open(&config.metrics)?;
         let metadata_listener = config.metadata.as_ref().map(open).transpose()?;
-        let bind = address_of(&config.rpc)?;
+        let address = address_of(&config.rpc)?;
+        // Of both families, which the server opens where it is given no address.
+        let bind = Some(address).filter(|address| address.is_ipv4() || !address.is_unspecified());
         let recorder: Option<Arc<dyn Recorder>> = None;
         let inbox = Inbox::new(recorder);
         let state = State::new(settings(config)?, Instant::now(), Arc::clone(&inbox) as _);
@@ -69,11 +71,8 @@ impl Process {
             tcp_nodelay: config.no_delay,
             ..ServerOptions::default()
         };
-        let port = Port {
-            bind: Some(bind),
-            rule: PortRule::Fixed(config.rpc.port),
-            dialect: Dialect::Upstream0_3_7,
-        };
+        let port =
+            Port { bind, rule: PortRule::Fixed(config.rpc.port), dialect: Dialect::Upstream0_3_7 };
         let server = Server::start(options, &[port], Arc::clone(&master) as _)
             .map_err(|error| error.with("flag", format!("--{}", config.rpc.flag)))?;
         let metadata = match metadata_listener {
@@ -228,11 +227,7 @@ fn extras(counters: &Counters) -> Vec<super::exposition::Extra> {
             "Calls answered with an error of the protocol",
             load(&counters.faults),
         ),
-        (
-            "mooncake_master_received_bytes_total",
-            "Bytes of calls",
-            load(&counters.bytes_received),
-        ),
+        ("mooncake_master_received_bytes_total", "Bytes of calls", load(&counters.bytes_received)),
         ("mooncake_master_sent_bytes_total", "Bytes of answers", load(&counters.bytes_sent)),
     ]
 }

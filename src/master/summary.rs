@@ -118,8 +118,7 @@ mod tests {
             failed_items: 1,
             ..Tally::default()
         };
-        fake.tallies =
-            vec![(Operation::GetReplicaList, found), (Operation::BatchExistKey, batch)];
+        fake.tallies = vec![(Operation::GetReplicaList, found), (Operation::BatchExistKey, batch)];
         fake.totals = Totals {
             capacity: 64 << 20,
             used: 16 << 20,

@@ -4,8 +4,9 @@ use super::{Effect, Flag, Since};
 use crate::config::gflags::Kind;
 
 const CXL: Effect = Effect::None("memory behind CXL is not offered");
-const METADATA: Effect =
-    Effect::None("metadata of a dropped client stays until it registers again or somebody deletes it");
+const METADATA: Effect = Effect::None(
+    "metadata of a dropped client stays until it registers again or somebody deletes it",
+);
 const HOT: Effect = Effect::None("hot keys are not copied to further segments");
 const KV_EVENTS: Effect = Effect::None("events are not published");
 const TENANTS: Effect = Effect::None("there is one tenant");
