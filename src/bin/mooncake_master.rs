@@ -162,7 +162,7 @@ fn start_line(config: &MasterConfig, values: &Values, process: &Process) -> Stri
     let number = |name: &str| u8::from(values.bool(name));
     let text = |name: &str| values.written(name).to_owned();
     let journal = match &config.journal {
-        Journal::Off => "off".to_owned(),
+        Journal::Off(_) => "off".to_owned(),
         Journal::Default(path) | Journal::At(path) => path.display().to_string(),
     };
     let port = process.rpc_port();

@@ -48,8 +48,8 @@ pub enum Allocation {
 /// Where the journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Journal {
-    /// There is none.
-    Off,
+    /// There is none. One that an earlier life left in this folder is out of date.
+    Off(Option<PathBuf>),
     /// Nobody chose the folder: without it the master runs, too.
     Default(PathBuf),
     /// Chosen: it must work.
@@ -349,21 +349,24 @@ fn host_is_any(host: &str) -> bool {
 }
 
 fn journal(values: &Values, host: &Host, cluster: &str, port: u16) -> Journal {
-    if !values.bool("enable_journal") {
-        return Journal::Off;
-    }
     let chosen = values.written("data_dir");
+    let is_on = values.bool("enable_journal");
     if !chosen.is_empty() {
-        return Journal::At(PathBuf::from(chosen));
+        let folder = PathBuf::from(chosen);
+        return if is_on { Journal::At(folder) } else { Journal::Off(Some(folder)) };
     }
     let variable = |name| (host.variable)(name).filter(|path| path.starts_with('/'));
     let state = variable("STATE_DIRECTORY")
         .map(PathBuf::from)
         .or_else(|| variable("XDG_STATE_HOME").map(|path| PathBuf::from(path).join(FOLDER)))
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(HOME_STATE).join(FOLDER)));
-    // A folder for each master of the host; the name of a cluster may have slashes in it.
+    // A folder for each master of the host; the name of a cluster may have slashes in it. Behind a
+    // port that the system chooses no client finds the next life.
     let name = format!("{}-{port}", cluster.replace('/', "_"));
-    state.map_or(Journal::Off, |state| Journal::Default(state.join(name)))
+    match state.filter(|_| port != 0).map(|state| state.join(name)) {
+        Some(folder) if is_on => Journal::Default(folder),
+        folder => Journal::Off(folder),
+    }
 }
 
 const FOLDER: &str = "mooncake_master";

@@ -2,7 +2,7 @@
 //!
 //! Every port is opened before anything else is done, so that a port that is taken ends the start
 //! without a trace. Owns the server of calls, the pages, the metadata server, and the threads
-//! `mc-master` (time) and `mc-summary` (a line every ten seconds).
+//! `mc-master` (time), `mc-summary` (a line every ten seconds) and `mc-journal` (its size).
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
@@ -13,11 +13,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::{Condvar, Mutex};
 
 use super::admin::{Admin, Pages, Role};
-use super::config::{Allocation, Listen, MasterConfig};
+use super::config::{self, Allocation, Listen, MasterConfig};
 use super::exposition::Sources;
+use super::journal::file::{discard, Journal};
+use super::journal::image::Image;
+use super::journal::record::Record;
 use super::service::{Inbox, Master, Recorder};
-use super::state::{Settings, State};
-use super::view::View;
+use super::state::{Outlet, Settings, State};
+use super::view::{JournalFigures, View};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::http_server::{MetadataServer, ServerOptions as MetadataOptions};
 use crate::net::address::{join_host_port, resolve, Family};
@@ -30,6 +33,8 @@ use crate::time::Deadline;
 
 /// Pause between two summaries, upstream's.
 const SUMMARY_PAUSE: Duration = Duration::from_secs(10);
+/// Pause between two looks at the size of the journal.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// Calls under way are given so long when the process is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of the pages that the kernel holds until they are taken.
@@ -46,7 +51,7 @@ pub struct Process {
     ending: Arc<Ending>,
 }
 
-/// Tells the thread of summaries that it is over.
+/// Tells threads that work from time to time that it is over.
 #[derive(Default)]
 struct Ending {
     is_over: Mutex<bool>,
@@ -61,9 +66,25 @@ impl Process {
         let address = address_of(&config.rpc)?;
         // Of both families, which the server opens where it is given no address.
         let bind = Some(address).filter(|address| address.is_ipv4() || !address.is_unspecified());
-        let recorder: Option<Arc<dyn Recorder>> = None;
-        let inbox = Inbox::new(recorder);
-        let state = State::new(settings(config)?, Instant::now(), Arc::clone(&inbox) as _);
+        let (journal, image) = match open_journal(&config.journal)? {
+            Some((journal, image)) => (Some(Arc::new(journal)), Some(image)),
+            None => (None, None),
+        };
+        let inbox = Inbox::new(journal.clone().map(|journal| journal as Arc<dyn Recorder>));
+        let outlet: Arc<dyn Outlet> = Arc::clone(&inbox) as _;
+        let (settings, now) = (settings(config)?, Instant::now());
+        let state = match image {
+            Some(image) => State::restore(settings, now, outlet, image).map_err(|why| {
+                Error::new(ErrorKind::Resource, "the journal cannot be taken over")
+                    .with("refused", why)
+            })?,
+            None => State::new(settings, now, outlet),
+        };
+        if let Some(journal) = &journal {
+            let (keys, segments) = (state.totals().keys, state.totals().segments);
+            log::info!("journal: {keys} objects, {segments} segments of the life before");
+            journal.begin(&state, now)?;
+        }
         let master = Master::new(state, inbox);
         let options = ServerOptions {
             threads: config.threads,
@@ -100,16 +121,25 @@ impl Process {
             threads: Vec::new(),
             ending: Arc::default(),
         };
-        process.start_threads(config.report_metrics)?;
+        process.start_threads(config.report_metrics, journal)?;
         Ok(process)
     }
 
-    fn start_threads(&mut self, report: bool) -> Result<()> {
+    fn start_threads(&mut self, report: bool, journal: Option<Arc<Journal>>) -> Result<()> {
         let master = Arc::clone(&self.master);
         self.threads.push(thread::spawn("mc-master", move || master.run())?);
         if report {
             let (pages, ending) = (self.pages.clone(), Arc::clone(&self.ending));
-            self.threads.push(thread::spawn("mc-summary", move || summaries(&pages, &ending))?);
+            self.threads.push(thread::spawn("mc-summary", move || {
+                // Scripts read what follows the colon.
+                ending.every(SUMMARY_PAUSE, || log::info!("Master Metrics: {}", pages.summary()));
+            })?);
+        }
+        if let Some(journal) = journal {
+            let (master, ending) = (Arc::clone(&self.master), Arc::clone(&self.ending));
+            self.threads.push(thread::spawn("mc-journal", move || {
+                ending.every(JOURNAL_PAUSE, || look_after(&journal, &master));
+            })?);
         }
         Ok(())
     }
@@ -232,19 +262,66 @@ fn extras(counters: &Counters) -> Vec<super::exposition::Extra> {
     ]
 }
 
-fn summaries(pages: &Pages, ending: &Ending) {
-    let mut is_over = ending.is_over.lock();
-    loop {
-        // Scripts read what follows the colon.
-        log::info!("Master Metrics: {}", pages.summary());
-        let next = Instant::now() + SUMMARY_PAUSE;
-        while !*is_over {
-            if ending.changed.wait_until(&mut is_over, next).timed_out() {
-                break;
+/// The journal that was asked for, and what an earlier life left in it.
+fn open_journal(journal: &config::Journal) -> Result<Option<(Journal, Image)>> {
+    match journal {
+        config::Journal::At(folder) => Journal::open(folder, false).map(Some),
+        config::Journal::Default(folder) => match Journal::open(folder, false) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error) => {
+                log::warn!("no journal, objects do not outlive this process: {error}");
+                Ok(None)
             }
+        },
+        config::Journal::Off(Some(folder)) if folder.exists() => {
+            // What happens from now on is not in it. Whoever holds its lock still writes it.
+            match Journal::open(folder, false) {
+                Ok((locked, _)) => {
+                    discard(folder)?;
+                    drop(locked);
+                }
+                Err(error) => log::warn!("a journal of another master is left alone: {error}"),
+            }
+            Ok(None)
         }
-        if *is_over {
-            return;
+        config::Journal::Off(_) => Ok(None),
+    }
+}
+
+fn look_after(journal: &Journal, master: &Master) {
+    if journal.is_due() {
+        if let Err(error) = journal.compact(master.state(), Instant::now()) {
+            log::error!("{error}");
+        }
+    }
+}
+
+impl Recorder for Journal {
+    fn record(&self, record: &Record<'_>) {
+        self.append(record);
+    }
+
+    fn commit(&self) {
+        self.flush();
+    }
+
+    fn figures(&self) -> JournalFigures {
+        let (log, snapshot) = self.sizes();
+        JournalFigures { works: self.is_alive(), bytes: log + snapshot }
+    }
+}
+
+impl Ending {
+    /// Does something now and after each pause, until it is over.
+    fn every(&self, pause: Duration, mut work: impl FnMut()) {
+        loop {
+            work();
+            let next = Instant::now() + pause;
+            let mut is_over = self.is_over.lock();
+            while !*is_over && !self.changed.wait_until(&mut is_over, next).timed_out() {}
+            if *is_over {
+                return;
+            }
         }
     }
 }

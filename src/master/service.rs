@@ -130,6 +130,11 @@ impl Master {
         })
     }
 
+    /// The index.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Times of calls.
     pub fn latencies(&self) -> &Arc<Latencies> {
         &self.latencies
@@ -184,7 +189,9 @@ impl Master {
     }
 
     fn answer(&self, reply: &Reply, replier: Replier, method: Method, began: Instant) {
-        self.commit();
+        if changes(method) {
+            self.commit();
+        }
         self.latencies.observe(method, began.elapsed());
         self.notices.look_at(method, reply);
         replier.answer(reply);
@@ -208,6 +215,24 @@ impl Service for Master {
             }
         }
     }
+}
+
+/// Whether the caller is told of a change. One who only looks may see what does not survive: after
+/// a crash the index waits for the end of all leases anyway.
+fn changes(method: Method) -> bool {
+    !matches!(
+        method,
+        Method::ServiceReady
+            | Method::StorageDirectory
+            | Method::Ping
+            | Method::Exists
+            | Method::BatchExists
+            | Method::Lookup
+            | Method::BatchLookup
+            | Method::LookupByPattern
+            | Method::Greet
+            | Method::Suspect
+    )
 }
 
 /// Calls that wait, on the thread that goes on with them.

@@ -165,8 +165,11 @@ fn a_file_that_cannot_be_meant_is_refused() {
 
 #[test]
 fn the_journal_is_where_it_was_put() {
-    assert_eq!(config(&["--noenable_journal", "--data_dir=/x"]).journal, Journal::Off);
-    assert_eq!(config(&["--data_dir=/x"]).journal, Journal::At(PathBuf::from("/x")));
+    let folder = || PathBuf::from("/x");
+    let off = config(&["--noenable_journal", "--data_dir=/x"]).journal;
+    assert_eq!(off, Journal::Off(Some(folder())));
+    assert_eq!(config(&["--data_dir=/x", "--port=0"]).journal, Journal::At(folder()));
+    assert_eq!(config(&["--port=0"]).journal, Journal::Off(None));
     let nowhere = Host { variable: &|_| None, ..HOST };
-    assert_eq!(MasterConfig::new(&values(&[]), &nowhere).unwrap().journal, Journal::Off);
+    assert_eq!(MasterConfig::new(&values(&[]), &nowhere).unwrap().journal, Journal::Off(None));
 }
