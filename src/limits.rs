@@ -94,6 +94,9 @@ pub const CONFIG_LIST_ITEMS_MAX: usize = 256;
 /// Characters of an unknown key that are repeated in the error about it.
 pub const CONFIG_KEY_CHARS_SHOWN: usize = 64;
 
+/// Times of the master's flags: a year, which is for ever there. Sums of a few stay in every clock.
+pub const MASTER_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Endpoints of one metadata service.
 pub const METADATA_ENDPOINTS_MAX: usize = 64;
 
@@ -267,6 +270,13 @@ pub const REPORTS_PARKED_MAX: usize = 65_536;
 pub const REPORT_ELSEWHERE_MAX: Duration = Duration::from_secs(10);
 /// Objects that one pass of background eviction takes, so that nobody waits long for a lock.
 pub const EVICTION_STEP_MAX: usize = 4096;
+/// Records that wait to be written. More means that the disk does not follow; the journal is given
+/// up, not the service.
+pub const JOURNAL_BUFFER_BYTES_MAX: usize = 256 << 20;
+/// A log below this is not worth a snapshot.
+pub const JOURNAL_LOG_BYTES_MIN: u64 = 64 << 20;
+/// Files of one journal that are looked at: two of each kind in a crash at the worst moment.
+pub const JOURNAL_FILES_MAX: usize = 64;
 
 /// One file of sysfs: the kernel writes at most a page, with few exceptions.
 pub const SYSFS_FILE_BYTES_MAX: usize = 4096;

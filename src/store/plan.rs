@@ -96,10 +96,10 @@ pub(super) fn memory_of(replica: &Replica) -> Option<(&[BufferRange], u64)> {
 }
 
 /// The replicas that can be read, those for which `is_near` says so first.
-pub(super) fn readable<'a>(
-    replicas: &'a [Replica],
+pub(super) fn readable(
+    replicas: &[Replica],
     is_near: impl Fn(&BufferRange) -> bool,
-) -> Vec<&'a Replica> {
+) -> Vec<&Replica> {
     let complete = replicas.iter().filter(|replica| {
         replica.status == ReplicaStatus::Complete && memory_of(replica).is_some()
     });

@@ -52,7 +52,20 @@ pub async fn serve(
     let failed = |error| Error::io(ErrorKind::Resource, "cannot use the listening socket", error);
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    let router = router(table);
+    accept(listener, router(table), stop).await;
+    match file {
+        Some(saver) => saver.finish().await,
+        None => Ok(()),
+    }
+}
+
+/// Serves every connection until `stop` is ready, and then those that are at a request. Any router
+/// does, so that other pages are served with the same bounds.
+pub async fn accept(
+    listener: tokio::net::TcpListener,
+    router: axum::Router,
+    stop: impl Future<Output = ()>,
+) {
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(limits::SERVER_CONNECTIONS_MAX));
     tokio::pin!(stop);
@@ -92,10 +105,6 @@ pub async fn serve(
     drop(listener);
     if tokio::time::timeout(limits::SERVER_STOP_TIMEOUT, graceful.shutdown()).await.is_err() {
         log::warn!("requests that were not done in time are dropped");
-    }
-    match file {
-        Some(saver) => saver.finish().await,
-        None => Ok(()),
     }
 }
 
