@@ -7,12 +7,11 @@ no socket and no device.
 
 import ctypes
 import os
-import pathlib
 
 from . import _prototypes
+from ._library_paths import PACKAGE
 
 FILE = "libmooncake.so"
-PACKAGE = pathlib.Path(__file__).resolve().parent
 
 
 def candidates():
