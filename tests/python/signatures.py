@@ -1,0 +1,129 @@
+"""Every function of upstream's binding against ours: names, order, defaults.
+
+`signatures.json` was read from the docstrings of both wheels: parameters in order, `argN` where
+upstream gives them no name, and their defaults. `absent.txt` lists what of 0.3.13 is not there; all
+of 0.3.7 is.
+"""
+
+import inspect
+import json
+import pathlib
+
+from harness.report import expect
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+OLD, NEW = "0.3.7.post2", "0.3.13.post1"
+# Members upstream has for itself; `setup` of 0.3.13 shows no parameters.
+UNSHOWN = {"store.MooncakeDistributedStore.setup"}
+
+
+def table(version):
+    return json.loads((FOLDER / "signatures.json").read_text(encoding="utf-8"))[version]
+
+
+def absent():
+    return set((FOLDER / "absent.txt").read_text(encoding="utf-8").split())
+
+
+def ours(name):
+    """Our function of a dotted name, None without one."""
+    import mooncake.engine
+    import mooncake.store
+    module, *rest = name.split(".")
+    found = getattr(mooncake, module)
+    for part in rest:
+        found = getattr(found, part, None)
+    return found
+
+
+def complaints(name, wanted):
+    """How our function differs from what upstream's callers may rely on."""
+    found = ours(name)
+    if found is None:
+        return ["is not there"]
+    parameters = list(inspect.signature(found).parameters.values())
+    if parameters and parameters[0].name == "self":
+        parameters = parameters[1:]
+    wrong = []
+    if not inspect.getdoc(found):
+        wrong.append("has no docstring")
+    named = {parameter.name: parameter for parameter in parameters}
+    for place, (wanted_name, default) in enumerate(wanted):
+        if wanted_name.startswith("*"):
+            kinds = [p.kind for p in parameters]
+            wrong += [] if inspect.Parameter.VAR_POSITIONAL in kinds else ["takes no *args"]
+            continue
+        if wanted_name.startswith("arg") and wanted_name[3:].isdigit():
+            if place >= len(parameters):
+                wrong.append(f"takes no argument {place + 1}")
+                continue
+            parameter = parameters[place]
+        elif wanted_name not in named:
+            wrong.append(f"takes no {wanted_name}")
+            continue
+        else:
+            parameter = named[wanted_name]
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY \
+                    and parameters.index(parameter) != place:
+                wrong.append(f"{wanted_name} is not argument {place + 1}")
+        wrong += default_complaints(wanted_name, parameter, default)
+    return wrong + too_many(parameters, wanted)
+
+
+def default_complaints(name, parameter, default):
+    if default is None:
+        return []
+    if parameter.default is inspect.Parameter.empty:
+        return [f"{name} has no default"]
+    # A config of None is what a fresh ReplicateConfig is.
+    if default == "ReplicateConfig()":
+        return [] if parameter.default is None else [f"{name} has another default"]
+    return [] if repr(parameter.default) == default else [f"{name} = {parameter.default!r}"]
+
+
+def too_many(parameters, wanted):
+    """What upstream's callers do not know must have a default."""
+    names = {name for name, _ in wanted}
+    return [f"{parameter.name} has no default"
+            for parameter in parameters[len(wanted):]
+            if parameter.default is inspect.Parameter.empty and parameter.name not in names
+            and parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                                   inspect.Parameter.KEYWORD_ONLY)]
+
+
+def check_all(names):
+    wrong = [f"{name} {what}" for name, wanted in names.items()
+             for what in complaints(name, wanted)]
+    expect(not wrong, "; ".join(wrong))
+    return f"{len(names)} functions"
+
+
+def all_of_old():
+    """Nothing of 0.3.7 is missing or different."""
+    return check_all(table(OLD))
+
+
+def known_of_new():
+    """What is there of 0.3.13 is as there; the rest is exactly what absent.txt says."""
+    wanted, missing = table(NEW), absent()
+    there = {name: parameters for name, parameters in wanted.items()
+             if name not in missing and name not in UNSHOWN}
+    wrong = [name for name in missing if ours(name) is not None or name not in wanted]
+    expect(not wrong, f"absent.txt is wrong about {wrong}")
+    return check_all(there)
+
+
+def members_of_enumerations():
+    from mooncake.engine import Read, TransferEngine, TransferNotify, TransferOpcode, Write
+    from mooncake.store import SoftPinAction
+    expect((int(TransferOpcode.Read), int(TransferOpcode.Write)) == (0, 1), "opcodes")
+    expect(TransferOpcode(1) is Write and Read.name == "Read" and Read.value == 0, "members")
+    expect(set(TransferOpcode.__members__) == {"Read", "Write"}, "__members__")
+    expect(TransferEngine.TransferOpcode is TransferOpcode, "the member of TransferEngine")
+    expect([int(action) for action in SoftPinAction] == [0, 1, 2], "SoftPinAction")
+    note = TransferNotify("a", "b")
+    note.msg = "c"
+    expect((note.name, note.msg, TransferNotify().name) == ("a", "c", ""), "TransferNotify")
+
+
+TESTS = (all_of_old, known_of_new, members_of_enumerations)
