@@ -21,7 +21,11 @@ fn main() {
     // The library owns threads and thread locals; dlclose keeps it mapped.
     link("-z,nodelete");
     link("-z,noexecstack");
-    if target("ENV") == "gnu" && ["x86_64", "aarch64"].contains(&target("ARCH").as_str()) {
+    // A tool chain that links against an older glibc itself (see setup.py) needs no help.
+    println!("cargo:rerun-if-env-changed=MOONCAKE_WHEEL_GLIBC");
+    let old_already = std::env::var_os("MOONCAKE_WHEEL_GLIBC").is_some();
+    let has_tags = ["x86_64", "aarch64"].contains(&target("ARCH").as_str());
+    if !old_already && target("ENV") == "gnu" && has_tags {
         for name in GLIBC_FLOOR.lines().filter_map(wrapped_name) {
             link(&format!("--wrap={name}"));
         }
