@@ -10,7 +10,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import common  # noqa: E402
 from harness.report import Report  # noqa: E402
 
-GROUPS = ("table", "signatures", "engine_calls", "store_calls", "connectors", "programs", "wheel")
+GROUPS = ("table", "signatures", "engine_calls", "store_calls", "connectors", "programs",
+          "proxy", "wheel")
 
 
 def main(words):
