@@ -2,7 +2,8 @@
 """README suite: its examples work when pasted, and its links lead somewhere.
 
 The C and Python blocks are saved under the names the text gives, then the commands of the README that
-build and run them are executed. Only `make install` is replaced, by links to the build at hand.
+build and run them are executed. Only `make install` and `pip install .` are replaced, by links to the
+build at hand and the package of this tree.
 """
 
 import os
@@ -49,8 +50,10 @@ def prepare():
 
 
 def run(command):
+    environment = dict(os.environ, PWD=str(WORK), PYTHONPATH=str(TREE / "python"),
+                       MOONCAKE_LIBRARY=library())
     done = subprocess.run(command, shell=True, cwd=WORK, capture_output=True, text=True,
-                          timeout=SECONDS_MAX, check=False, env=dict(os.environ, PWD=str(WORK)))
+                          timeout=SECONDS_MAX, check=False, env=environment)
     expect(done.returncode == 0, f"`{command}` gave {done.returncode}: {done.stderr[-500:]}")
     return done.stdout.strip()
 
