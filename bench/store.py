@@ -260,7 +260,7 @@ def run(options):
         for worker in workers.values():
             worker.stop()
         for master in started:
-            master.kill()
+            master.__exit__()
 
 
 def show(figures, names):

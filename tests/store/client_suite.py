@@ -235,9 +235,9 @@ def full(master_kind):
         same(one.call("get", key="a")["got"], look(1, 10 * MIB), "get")
 
 
-def master_restart(master_kind, keeps):
+def master_restart(master_kind, keeps, **flags):
     """The master is killed and comes back: calls say so quickly meanwhile, and work afterwards."""
-    with masters.Master(master_kind) as master, client("ours", "one", master) as one:
+    with masters.Master(master_kind, **flags) as master, client("ours", "one", master) as one:
         same(one.call("churn", prefix="k", count=50, length=10_000, seed=3)["codes"], [0] * 50,
              "puts")
         master.kill()
@@ -258,6 +258,11 @@ def master_restart(master_kind, keeps):
             eventually("everything is back", lambda: one.call(
                 "survey", prefix="k", count=50, length=10_000, seed=3)["right"] == 50)
         return f"puts work after {back:.2f} s"
+
+
+def restart_without_journal():
+    """What living clients report is enough."""
+    return master_restart("ours", True, enable_journal="false")
 
 
 def owner_killed(master_kind):
@@ -362,6 +367,7 @@ def main():
         report.run(f"{place}/writer_killed", writer_killed, kind)
         report.run(f"{place}/mc_store", command_line, kind)
     report.run("ours_master/native", native, None)
+    report.run("ours_master/master_restart_without_journal", restart_without_journal)
     return report.finish()
 
 

@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -49,6 +51,10 @@ class Master:
         self.port, self.http_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.flags = {"default_kv_lease_ttl": 300, **flags}
+        self.folder = None
+        if kind == "ours" and "enable_journal" not in flags:
+            self.folder = tempfile.mkdtemp(prefix="mooncake-master-")
+            self.flags["data_dir"] = self.folder
         self.process = None
 
     def command(self):
@@ -95,6 +101,8 @@ class Master:
 
     def __exit__(self, *_):
         self.kill()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def our_program():
