@@ -43,7 +43,7 @@ impl Engine {
         let directory = Lookup::parse(&config, &closed)?;
         let topology = HostTopology::new(&config);
         let (protocols, why) = choose_protocols(&config, &topology)?;
-        let mut names = Names::choose(&config)?;
+        let mut names = Names::choose(&config, matches!(directory, Lookup::P2p))?;
         names.reasons.push(why);
         let listener = bind_listener(
             names.listen,
@@ -257,7 +257,8 @@ struct Names {
 }
 
 impl Names {
-    fn choose(config: &EngineConfig) -> Result<Names> {
+    /// `is_p2p` makes the host of the name the one where peers ask.
+    fn choose(config: &EngineConfig, is_p2p: bool) -> Result<Names> {
         let mut reasons = Vec::new();
         let interfaces = interface::enumerate()?;
         let given = config.local_name.clone();
@@ -265,7 +266,6 @@ impl Names {
             "" => None,
             text => Some(address::parse_host_port(text, config.handshake_port)?),
         };
-        let p2p = config.metadata == "P2PHANDSHAKE";
         let here = |host: &str| {
             address::literal(host).is_some_and(|address| {
                 address.is_loopback() || interfaces.iter().any(|i| i.address == address)
@@ -273,7 +273,7 @@ impl Names {
         };
         let host_of_name = parsed.as_ref().map(|p| p.host.as_str()).filter(|h| !h.is_empty());
         let (host, why) = match (host_of_name, &config.publish_address) {
-            (Some(host), _) if p2p || config.legacy_rpc_port_binding => {
+            (Some(host), _) if is_p2p || config.legacy_rpc_port_binding => {
                 (host.to_owned(), "the host of the local name")
             }
             (_, Some(address)) => (address.clone(), "the setting publish_address"),
@@ -286,8 +286,7 @@ impl Names {
                 reasons.append(&mut skipped);
                 match chosen {
                     Some(address) => (address.to_string(), "the best interface"),
-                    None if config.use_ipv6 => ("::1".to_owned(), "no interface has an address"),
-                    None => ("127.0.0.1".to_owned(), "no interface has an address"),
+                    None => return Err(no_address(&reasons)),
                 }
             }
         };
@@ -305,6 +304,14 @@ impl Names {
         reasons.push(why);
         Ok(Names { given, host, rpc_port, listen, reasons })
     }
+}
+
+/// Nothing could be told to peers. `reasons` is what was looked at.
+fn no_address(reasons: &[String]) -> Error {
+    const SHOWN: usize = 8;
+    let first = reasons.len().saturating_sub(SHOWN);
+    let text = "this host has no address to publish; publish_address may name one";
+    Error::new(ErrorKind::Resource, text).with("interfaces", reasons[first..].join("; "))
 }
 
 /// The address to bind to: a literal, or the first one that a name stands for.
