@@ -1,6 +1,7 @@
 //! Metadata services as child processes: started on a free port, ended by pid.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -35,9 +36,12 @@ impl Drop for Folder {
     }
 }
 
-/// Says that something did not run, and why.
+/// Says that something did not run, and why, where `tests/run` counts it: past the capture of what
+/// tests print.
 pub(crate) fn skipped(what: &str, reason: &str) {
-    println!("skipped: {what}: {reason}");
+    let thread = std::thread::current();
+    let line = format!("skip {} {what}: {reason}\n", thread.name().unwrap_or("unnamed"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 pub(crate) fn is_installed(program: &str) -> bool {
