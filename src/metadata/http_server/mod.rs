@@ -44,15 +44,48 @@ pub async fn serve(
     options: ServerOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    let table = Arc::new(Table::default());
-    let file = match options.file {
-        None => None,
-        Some(path) => Some(persist::Saver::open(path, Arc::clone(&table))?),
-    };
-    let failed = |error| Error::io(ErrorKind::Resource, "cannot use the listening socket", error);
-    listener.set_nonblocking(true).map_err(failed)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    let router = router(table);
+    Prepared::new(listener, options)?.run(stop).await
+}
+
+/// A server that has everything it can fail for.
+struct Prepared {
+    listener: TcpListener,
+    table: Arc<Table>,
+    file: Option<PathBuf>,
+}
+
+impl Prepared {
+    fn new(listener: TcpListener, options: ServerOptions) -> Result<Prepared> {
+        let table = Arc::new(Table::default());
+        if let Some(path) = &options.file {
+            persist::load(path, &table)?;
+        }
+        listener.set_nonblocking(true).map_err(unusable)?;
+        Ok(Prepared { listener, table, file: options.file })
+    }
+
+    async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Prepared { listener, table, file } = self;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(unusable)?;
+        let saver = file.map(|path| persist::Saver::start(path, Arc::clone(&table)));
+        accept(listener, router(table), stop).await;
+        match saver {
+            Some(saver) => saver.finish().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn unusable(error: std::io::Error) -> Error {
+    Error::io(ErrorKind::Resource, "cannot use the listening socket", error)
+}
+
+/// Serves every connection until `stop` is ready, and then those that are at a request.
+async fn accept(
+    listener: tokio::net::TcpListener,
+    router: axum::Router,
+    stop: impl Future<Output = ()>,
+) {
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(limits::SERVER_CONNECTIONS_MAX));
     tokio::pin!(stop);
@@ -93,10 +126,6 @@ pub async fn serve(
     if tokio::time::timeout(limits::SERVER_STOP_TIMEOUT, graceful.shutdown()).await.is_err() {
         log::warn!("requests that were not done in time are dropped");
     }
-    match file {
-        Some(saver) => saver.finish().await,
-        None => Ok(()),
-    }
 }
 
 /// A server on a thread of its own; dropping it stops the server.
@@ -107,10 +136,11 @@ pub struct MetadataServer {
 }
 
 impl MetadataServer {
-    /// Serves `listener`. Fails where the file cannot be read.
+    /// Serves `listener` at once. Fails where the file is there and cannot be read.
     pub fn start(listener: TcpListener, options: ServerOptions) -> Result<MetadataServer> {
         let resource = |error| Error::io(ErrorKind::Resource, "cannot start a server", error);
         let address = listener.local_addr().map_err(resource)?;
+        let prepared = Prepared::new(listener, options)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("mc-http-file")
@@ -121,7 +151,7 @@ impl MetadataServer {
         let thread = thread::spawn("mc-http", move || {
             // A sender that is gone means stop, too.
             let stop = async { drop(stopped.await) };
-            if let Err(error) = runtime.block_on(serve(listener, options, stop)) {
+            if let Err(error) = runtime.block_on(prepared.run(stop)) {
                 log::error!("the metadata server ended: {error}");
             }
         })?;
