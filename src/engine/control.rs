@@ -170,6 +170,11 @@ fn repair(shared: &Shared, segment: &Arc<Segment>, parked: Vec<Parked>) {
         None => error.with("segment", &segment.name),
     };
     for mut parked in parked {
+        if let Some(key) = found_meanwhile(before.as_deref(), &parked, now) {
+            parked.slice.remote_key = key;
+            again.push(parked.slice);
+            continue;
+        }
         parked.slice.attempts += 1;
         let Parked { slice, error, scope } = &parked;
         let failure = Failure {
@@ -213,6 +218,24 @@ fn repair(shared: &Shared, segment: &Arc<Segment>, parked: Vec<Parked>) {
                 slice.fail(place(error).with("refresh", &refresh_error));
             }
         }
+    }
+}
+
+/// The key of a range that the slice did not know, where a look for another slice has brought it
+/// since: many requests for what a peer registered a moment ago share one look. Each time costs a
+/// look of somebody, and the deadline ends it, so this counts as no attempt.
+fn found_meanwhile(
+    state: Option<&super::segment::SegmentState>,
+    parked: &Parked,
+    now: Instant,
+) -> Option<u64> {
+    let Parked { slice, error, .. } = parked;
+    if error.kind() != ErrorKind::RemoteRange || slice.is_cancelled() || now >= slice.deadline {
+        return None;
+    }
+    match state?.find(slice.remote_address, slice.length, slice.operation) {
+        Found::Key(key) if key != slice.remote_key => Some(key),
+        _ => None,
     }
 }
 

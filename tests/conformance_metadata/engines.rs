@@ -20,9 +20,15 @@ pub(crate) fn tcp_engine(metadata: &str, name: &str) -> Engine {
     Engine::create(config(metadata, name)).unwrap()
 }
 
-/// What stays on this host and looks after its entries often.
+/// What stays on this host and looks after its entries often. Without a service the name is where
+/// the engine listens, so the port comes from there.
 pub(crate) fn config(metadata: &str, name: &str) -> EngineConfig {
+    let port = match (metadata, name.rsplit_once(':')) {
+        ("P2PHANDSHAKE", Some((_, port))) => port.parse().unwrap(),
+        _ => 0,
+    };
     EngineConfig {
+        rpc_port: port,
         metadata: metadata.into(),
         local_name: name.into(),
         bind_address: Some("127.0.0.1".into()),
