@@ -84,6 +84,9 @@ fn engines_meet(metadata: &str) {
     let write = request(Operation::Write, &source, segment, sink.as_ptr() as u64);
     own.transfer(&[write], Some(Duration::from_secs(30))).unwrap();
     assert_eq!(source, sink);
+    let forged = request(Operation::Read, &source, segment, 4096);
+    let error = own.transfer(&[forged], Some(Duration::from_secs(30))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteRange, "{error}");
     assert_eq!(own.open_segment("nobody").unwrap_err().kind(), ErrorKind::SegmentNotFound);
     own.shutdown();
     target.shutdown();

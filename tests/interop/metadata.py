@@ -10,7 +10,9 @@ the service by hand what the engines have left there, and ends the engines in or
 import json
 import os
 import random
+import shutil
 import sys
+import time
 
 import kinds
 import plan
@@ -20,6 +22,11 @@ from pair import settled
 
 MIXED = [1, 64, 511, 4096, 65537, 3 * plan.MIB]
 REGION = 8 * plan.MIB
+BLOCK = 4096
+BLOCKS = 100
+TRANSFERS = 10_000
+TRANSFER_SECONDS = 120
+OUTAGE_SECONDS = 0.3
 SEGMENT_MEMBERS = {"buffers", "name", "protocol", "tcp_data_port", "timestamp"}
 
 # (service, initiator, target). The wheels are built without redis. Upstream's own HTTP servers are
@@ -169,6 +176,33 @@ def restarted(service_type, other, seed):
     return "3 lives"
 
 
+def outage(service_type, initiator_kind, target_kind, seed):
+    """The service is killed and comes back empty while 10 000 transfers run: none of them fails."""
+    variables = {"MC_TCP_BIND_ADDRESS": "127.0.0.1"}
+    with service_type() as service, \
+            target_kind.start("target", "target:1", variables, metadata=service.url) as target, \
+            initiator_kind.start("own", "own:1", variables, metadata=service.url) as initiator:
+        address = target.buffer("m", REGION, seed=seed)
+        initiator.buffer("m", REGION, seed=seed + 1)
+        requests = [[at, address + at, BLOCK] for at in range(0, BLOCKS * BLOCK, BLOCK)]
+        transfer = dict(peer="target:1", operation="write", id="m", requests=requests)
+        done = initiator.call("transfer", **transfer)
+        expect(done["failed"] == 0, f"before: {done['failures']}")
+        initiator.send("transfer", repeat=TRANSFERS // BLOCKS, **transfer)
+        service.kill()
+        shutil.rmtree(service.folder / "data", ignore_errors=True)
+        time.sleep(OUTAGE_SECONDS)
+        service.resume()
+        done = initiator.answer(TRANSFER_SECONDS)
+        expect(done["count"] == TRANSFERS and done["failed"] == 0,
+               f"{done['failed']}/{done['count']}: {done['failures'][:3]}")
+        whole = [[0, BLOCKS * BLOCK]]
+        wanted = initiator.checksums("m", whole)
+        stored = settled(lambda: target.checksums("m", whole), wanted, initiator_kind.settles_late)
+        expect(stored == wanted, "checksums differ")
+        return f"{done['count']}/{done['count']}"
+
+
 def main():
     report = Report("metadata", sys.argv[1:])
     seed = int(os.environ.get("MOONCAKE_TEST_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -182,6 +216,11 @@ def main():
     for initiator, target in ((kinds.OURS, kinds.NEW), (kinds.OLD, kinds.OURS)):
         report.run(f"cluster/{initiator.label}_to_{target.label}", in_cluster, initiator, target,
                    seed)
+    for service_type in (services.Etcd, services.OwnHttp):
+        for initiator, target in WITH_UPSTREAM:
+            report.run(f"outage/{service_type.label}/{initiator.label}_to_{target.label}", outage,
+                       service_type, initiator, target, seed)
+    report.run("outage/redis/ours_to_ours", outage, services.Redis, kinds.OURS, kinds.OURS, seed)
     for service_type in (services.Etcd, services.OwnHttp, services.NewHttp):
         report.run(f"restarted/{service_type.label}", restarted, service_type, kinds.NEW, seed)
     return report.finish()
