@@ -74,6 +74,11 @@ impl Engine {
         };
         let transports =
             protocols.iter().map(|protocol| parts.make(protocol)).collect::<Result<Vec<_>>>()?;
+        let mut reasons = names.reasons;
+        reasons.push(port_reason("handshake", rpc_port, names.rpc_port, &config));
+        if let Some(port) = transports.iter().map(|t| t.data_port()).max().filter(|p| *p != 0) {
+            reasons.push(port_reason("data", port, config.data_port, &config));
+        }
         let (control, jobs) = Control::new();
         let segments = SegmentTable::default();
         let local_route = loopback::local_route(
@@ -88,7 +93,7 @@ impl Engine {
             listen: names.listen,
             instance,
             host_id: host_id(),
-            reasons: names.reasons,
+            reasons,
             topology,
             registry,
             transports: RwLock::new(transports),
@@ -208,6 +213,17 @@ fn port_rule(port: u16, config: &EngineConfig) -> PortRule {
     }
 }
 
+/// Why a plane has its port; `asked` is 0 where none was asked for.
+fn port_reason(plane: &str, port: u16, asked: u16, config: &EngineConfig) -> String {
+    match asked {
+        0 => {
+            let (min, max) = (config.port_min, config.port_max);
+            format!("{plane} port {port}: a free one of {min}..{max}")
+        }
+        _ => format!("{plane} port {port}: asked for"),
+    }
+}
+
 fn local_port(listener: &TcpListener) -> Result<u16> {
     listener
         .local_addr()
@@ -276,7 +292,10 @@ impl Names {
             (Some(host), _) if is_p2p || config.legacy_rpc_port_binding => {
                 (host.to_owned(), "the host of the local name")
             }
-            (_, Some(address)) => (address.clone(), "the setting publish_address"),
+            (_, Some(address)) => {
+                let host = address::without_brackets(address).to_owned();
+                (host, "the setting publish_address")
+            }
             (Some(host), None) if here(host) => {
                 (host.to_owned(), "the host of the local name, an address of this host")
             }

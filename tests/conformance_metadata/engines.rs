@@ -95,6 +95,31 @@ fn engines_meet(metadata: &str) {
     }
 }
 
+/// The same without a service: names are places.
+#[test]
+fn without_a_service() {
+    let (source, sink) = (vec![7u8; 4096], vec![0u8; 4096]);
+    let place = format!("127.0.0.1:{}", servers::free_port());
+    let target = tcp_engine("P2PHANDSHAKE", &place);
+    assert_eq!(target.local_name(), place);
+    target.register(&[spec(&sink)]).unwrap();
+    let own = tcp_engine("P2PHANDSHAKE", "127.0.0.1");
+    own.register(&[spec(&source)]).unwrap();
+    let segment = own.open_segment(&place).unwrap();
+    let write = request(Operation::Write, &source, segment, sink.as_ptr() as u64);
+    own.transfer(&[write], Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(source, sink);
+    own.close_segment(segment).unwrap();
+    target.shutdown();
+    for nobody in [place.as_str(), "nobody.invalid:1", "127.0.0.1:1"] {
+        let error = own.open_segment(nobody).unwrap_err();
+        // Where the resolver itself is away, it takes its time.
+        let kinds = [ErrorKind::Unreachable, ErrorKind::Timeout];
+        assert!(kinds.contains(&error.kind()), "{nobody}: {error}");
+        assert_eq!(error.context("segment"), Some(nobody), "{error}");
+    }
+}
+
 #[test]
 fn through_http() {
     let server = servers::own_http(&[]);

@@ -129,6 +129,41 @@ fn ports_in_use() {
     drop(tcp_engine("memory://refusals", "ports:1"));
 }
 
+/// Brackets are for texts that go on with a port; documents have bare addresses. The dump says why
+/// an engine is where it is.
+#[test]
+fn what_is_published_and_why() {
+    for (publish, host) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("node.example", "node.example"),
+    ] {
+        if host == "::1" && TcpListener::bind("[::1]:0").is_err() {
+            servers::skipped(publish, "this machine has no IPv6");
+            continue;
+        }
+        let mut settings = config("memory://published", "published:1");
+        settings.publish_address = Some(publish.into());
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            // Listens at the published address then.
+            settings.bind_address = None;
+        }
+        settings.rpc_port = servers::free_port();
+        let engine = Engine::create(settings).unwrap();
+        assert_eq!(engine.host(), host);
+        let reasons = engine.dump()["engine"]["reasons"].to_string();
+        for why in [
+            format!("published host {host}: the setting publish_address"),
+            format!("handshake port {}: asked for", engine.rpc_port()),
+            format!("data port {}: a free one of 15000..17000", engine.data_port()),
+            "listens on ".to_owned(),
+        ] {
+            assert!(reasons.contains(&why), "{why}: {reasons}");
+        }
+    }
+}
+
 #[test]
 fn addresses_that_are_not_here() {
     for address in ["203.0.113.7", "2001:db8::7", "[2001:db8::7]"] {
