@@ -62,6 +62,10 @@ pub const NATIVE_HELLO_BYTES_MAX: usize = 4096;
 /// Peers (addresses) one engine keeps lanes to.
 pub const PEERS_MAX: usize = 16_384;
 
+/// Lanes of peers without a connection whose last epoch is remembered, against hellos that the
+/// network held back. A peer has a few lanes; what is forgotten cannot do harm (see `fence.rs`).
+pub const ABANDONED_LANES_MAX: usize = 4096;
+
 /// Kernel vectors per call (`IOV_MAX` of Linux).
 pub const IOV_MAX: usize = 1024;
 

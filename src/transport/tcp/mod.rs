@@ -8,7 +8,9 @@
 //!
 //! Threads: `mc-tcp-N` (see `worker.rs`), and whatever thread submits or waits.
 
+mod fence;
 mod health;
+mod identity;
 mod lane;
 mod route;
 mod serve;
@@ -36,6 +38,8 @@ use super::{Capabilities, Recovery, RegionKeys, RegionTable, Route, Transport};
 pub use settings::Settings;
 pub use wire::native::VERSION as NATIVE_VERSION;
 
+use fence::Fences;
+use identity::{Identities, IdentityBook};
 use lane::Wire;
 use route::TcpRoute;
 use serve::ServeContext;
@@ -53,6 +57,7 @@ pub struct Tcp {
     recovery: Arc<dyn Recovery>,
     metrics: Arc<Metrics>,
     routes: Mutex<Vec<Weak<TcpRoute>>>,
+    identities: IdentityBook,
 }
 
 impl Tcp {
@@ -74,6 +79,7 @@ impl Tcp {
             table,
             metrics: Arc::clone(&metrics),
             serving: AtomicUsize::new(0),
+            fences: Arc::new(Fences::default()),
         });
         let workers =
             (0..settings.threads).map(|_| WorkerShared::new()).collect::<Result<Vec<_>>>()?;
@@ -85,6 +91,7 @@ impl Tcp {
             recovery,
             metrics,
             routes: Mutex::default(),
+            identities: IdentityBook::default(),
         };
         let mut acceptor = Some(Acceptor { listener, workers: tcp.workers.clone() });
         for (index, shared) in tcp.workers.iter().enumerate() {
@@ -146,8 +153,12 @@ impl Transport for Tcp {
             return None;
         }
         let wire = self.wire(descriptor);
-        let route =
-            TcpRoute::new(peer, wire, &self.settings, &self.workers, &self.recovery, &self.metrics);
+        let instance = descriptor.native.as_ref().map_or([0; 16], |native| native.instance);
+        let identities = match wire {
+            Wire::Native => self.identities.of(&peer.name, instance, self.settings.lanes),
+            Wire::V1 { .. } | Wire::V2 => Identities::new(0).map(Arc::new),
+        };
+        let route = identities.and_then(|identities| TcpRoute::new(peer, wire, identities, self));
         Some(route.map(|route| {
             let mut routes = self.routes.lock();
             routes.retain(|route| route.strong_count() > 0);

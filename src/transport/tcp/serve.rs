@@ -19,10 +19,12 @@ use crate::metrics::Metrics;
 use crate::net::epoll::{Epoll, Interest};
 use crate::transport::RegionTable;
 
+use super::fence::{Fences, Gate, Passage};
 use super::settings::Settings;
 use super::socket;
 use super::stream::{Broken, Incoming, Outgoing, Received};
 use super::wire::native::MAGIC;
+use super::worker::Place;
 
 /// Replies that may wait for a peer that does not read; then its requests are not read either.
 const BACKLOG_BYTES: u64 = 8 << 20;
@@ -40,6 +42,8 @@ pub(super) struct ServeContext {
     pub(super) metrics: Arc<Metrics>,
     /// Connections being served by all threads.
     pub(super) serving: AtomicUsize,
+    /// Keeps connections that were given up from storing.
+    pub(super) fences: Arc<Fences>,
 }
 
 /// What becomes of a connection after a call.
@@ -87,6 +91,7 @@ enum Phase {
 pub(super) struct Served {
     stream: Option<TcpStream>,
     peer: SocketAddr,
+    place: Place,
     phase: Phase,
     input: Incoming,
     output: Outgoing,
@@ -98,11 +103,12 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Served {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place) -> Served {
         let now = Instant::now();
         Served {
             stream: Some(stream),
             peer,
+            place,
             phase: Phase::Sniffing,
             input: Incoming::default(),
             output: Outgoing::default(),
@@ -204,7 +210,14 @@ impl Served {
     fn receive(&mut self, step: &Step, drained: &mut bool) -> Result<bool, Broken> {
         let Some(stream) = &self.stream else { return Err(Broken::Closed) };
         let received = match step {
-            Step::Payload => self.input.receive(stream.as_fd())?,
+            Step::Payload => {
+                let gate = match &self.phase {
+                    Phase::Native(state) => state.gate(),
+                    _ => None,
+                };
+                let _passage = pass(gate)?;
+                self.input.receive(stream.as_fd())?
+            }
             _ => self.input.fill(stream.as_fd())?,
         };
         *drained = received == Received::Last;
@@ -248,7 +261,7 @@ impl Served {
                 step
             }
             Phase::Native(state) => {
-                let step = state.step(context, &mut self.input, &mut self.output);
+                let step = state.step(context, &self.place, &mut self.input, &mut self.output);
                 self.proven |= state.proven();
                 step
             }
@@ -302,6 +315,15 @@ impl Served {
         let Some(stream) = &self.stream else { return false };
         self.interest = interest;
         epoll.modify(stream.as_fd(), token, interest).is_ok()
+    }
+}
+
+/// The right to store once, which a connection without a lane's mark always has.
+fn pass(gate: Option<&Gate>) -> Result<Option<Passage<'_>>, Broken> {
+    let Some(gate) = gate else { return Ok(None) };
+    match gate.enter() {
+        Some(passage) => Ok(Some(passage)),
+        None => Err(Broken::Connection(std::io::ErrorKind::ConnectionAborted.into())),
     }
 }
 

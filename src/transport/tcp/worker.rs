@@ -37,6 +37,8 @@ pub(super) struct WorkerShared {
     epoll: Epoll,
     wake: EventFd,
     arrivals: Mutex<Vec<(TcpStream, SocketAddr)>>,
+    /// Served connections that other threads want to be closed.
+    dismissed: Mutex<Vec<u64>>,
     lanes: Mutex<HashMap<u64, Weak<Lane>>>,
     next_token: AtomicU64,
     busy_lanes: AtomicUsize,
@@ -50,6 +52,7 @@ impl WorkerShared {
             epoll: Epoll::new()?,
             wake: EventFd::new()?,
             arrivals: Mutex::default(),
+            dismissed: Mutex::default(),
             lanes: Mutex::default(),
             next_token: AtomicU64::new(0),
             busy_lanes: AtomicUsize::new(0),
@@ -94,6 +97,26 @@ impl WorkerShared {
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake.signal();
+    }
+}
+
+/// Where a connection is served.
+#[derive(Clone)]
+pub(super) struct Place {
+    worker: Arc<WorkerShared>,
+    token: u64,
+}
+
+impl Place {
+    /// A new one with that thread.
+    pub(super) fn new(worker: &Arc<WorkerShared>) -> Place {
+        Place { token: worker.new_token(), worker: Arc::clone(worker) }
+    }
+
+    /// Asks the thread to close the connection soon, if it is still there.
+    pub(super) fn dismiss(&self) {
+        self.worker.dismissed.lock().push(self.token);
+        self.worker.wake.signal();
     }
 }
 
@@ -203,6 +226,10 @@ impl Worker {
             WAKE => {
                 self.shared.wake.clear();
                 self.adopt();
+                let dismissed = std::mem::take(&mut *self.shared.dismissed.lock());
+                for token in dismissed {
+                    self.drop_served(token);
+                }
             }
             token if self.served.contains_key(&token) => {
                 self.advance(token);
@@ -255,13 +282,14 @@ impl Worker {
             if socket::accepted(&stream, peer, &self.context.settings).is_err() {
                 continue;
             }
-            let token = self.shared.new_token();
+            let place = Place::new(&self.shared);
+            let token = place.token;
             if self.shared.epoll.add(stream.as_fd(), token, Interest::READ).is_err() {
                 continue;
             }
             self.context.serving.fetch_add(1, Ordering::AcqRel);
             self.context.metrics.connections_serving.inc();
-            self.served.insert(token, Served::new(stream, peer));
+            self.served.insert(token, Served::new(stream, peer, place));
         }
     }
 
