@@ -13,6 +13,10 @@ use super::super::wire::native::{
 };
 use super::{Core, Expected, Failure, Lane, Peer};
 
+/// A slice that has failed so often has a frame of its own: one of those that fail together, such as
+/// a READ of memory that the peer cannot reach, may be what breaks the connection.
+const ALONE_FROM: u32 = 2;
+
 /// The hello of a new connection.
 pub(super) fn hello(peer: &Peer, mark: Option<LaneMark>) -> Hello {
     Hello {
@@ -104,7 +108,7 @@ fn tell_doubts(lane: &Lane, core: &mut Core) {
 fn frame(lane: &Lane, core: &mut Core) -> bool {
     let Some(first) = core.next_slice() else { return false };
     tell_doubts(lane, core);
-    let operation = first.operation;
+    let (operation, attempts) = (first.operation, first.attempts);
     let mut count = 0usize;
     let mut payload = 0u64;
     let mut next = Some(first);
@@ -115,6 +119,7 @@ fn frame(lane: &Lane, core: &mut Core) -> bool {
         core.launch(slice);
         let fits = |slice: &Slice| {
             slice.operation == operation
+                && attempts.max(slice.attempts) < ALONE_FROM
                 && count < limits::NATIVE_BLOCKS_MAX
                 && payload + slice.length <= limits::NATIVE_FRAME_BYTES_MAX
         };
