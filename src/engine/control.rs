@@ -239,15 +239,45 @@ fn found_meanwhile(
     }
 }
 
+/// Slices as a route wants them: they may have been planned for another one, or for none.
+struct Fitted {
+    slices: std::vec::IntoIter<Slice>,
+    rest: Option<Slice>,
+    bytes_max: u64,
+}
+
+impl Iterator for Fitted {
+    type Item = Slice;
+
+    fn next(&mut self) -> Option<Slice> {
+        let mut slice = self.rest.take().or_else(|| self.slices.next())?;
+        if slice.length <= self.bytes_max {
+            return Some(slice);
+        }
+        let front = slice.cut(self.bytes_max);
+        self.rest = Some(slice);
+        Some(front)
+    }
+}
+
 /// Hands slices to the present route again.
-fn send(shared: &Shared, segment: &Segment, slices: Vec<Slice>) {
+fn send(shared: &Shared, segment: &Segment, mut slices: Vec<Slice>) {
     if slices.is_empty() {
         return;
     }
     shared.metrics.retries.inc_by(slices.len() as u64);
     match segment.state() {
         Ok(state) => {
-            state.route.submit(&mut slices.into_iter(), Driver::Threads);
+            // Another repair may have found the peer elsewhere, or with another registration.
+            for slice in &mut slices {
+                let found = state.find(slice.remote_address, slice.length, slice.operation);
+                if let Found::Key(key) = found {
+                    slice.remote_key = key;
+                }
+            }
+            let bytes_max = state.route.split_rule().slice_bytes_max.max(1);
+            let mut fitted = Fitted { slices: slices.into_iter(), rest: None, bytes_max };
+            state.route.submit(&mut fitted, Driver::Threads);
         }
         Err(error) => {
             for slice in slices {

@@ -195,6 +195,11 @@ impl Tasks for NotifyAfter {
         self.one_ended();
     }
 
+    fn slice_cut(&self, task: u32) {
+        self.expect(1);
+        self.core.slice_cut(task);
+    }
+
     fn is_cancelled(&self) -> bool {
         self.core.is_cancelled()
     }

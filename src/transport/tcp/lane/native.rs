@@ -13,8 +13,8 @@ use super::super::wire::native::{
 };
 use super::{Core, Expected, Failure, Lane, Peer};
 
-/// A slice that has failed so often has a frame of its own: one of those that fail together, such as
-/// a READ of memory that the peer cannot reach, may be what breaks the connection.
+/// A slice that has failed so often has a frame of its own: one of those that fail together may be
+/// what breaks the connection, such as a READ of memory that the peer cannot reach.
 const ALONE_FROM: u32 = 2;
 
 /// The hello of a new connection.
