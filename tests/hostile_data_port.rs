@@ -877,6 +877,45 @@ fn the_connection_limit_costs_strangers_only() {
     fortress.check();
 }
 
+/// A newcomer finds room whichever thread it comes to and whichever serves the strangers.
+#[test]
+fn strangers_of_all_threads_make_room() {
+    let _alone = alone();
+    let fortress = Fortress::with(|config| {
+        config.tcp_io_threads = 2;
+        config.tcp_connections_max = 8;
+        config.tcp_header_timeout_ms = 60_000;
+    });
+    let serving = || fortress.engine.metrics().connections_serving.get();
+    // Connections go to the threads in turn: peers to one, strangers to the other.
+    let mut peers = Vec::new();
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        peers.push(greeted(&fortress.engine, fortress.instance));
+        strangers.push(fortress.dial());
+    }
+    eventually("all are served", || serving() == 8);
+    for _ in 0..4 {
+        peers.push(greeted(&fortress.engine, fortress.instance));
+        assert!(serving() <= 8);
+    }
+    for stranger in &mut strangers {
+        assert_eq!(read_to_end(stranger), b"");
+    }
+    let block = Block { address: fortress.open.address() as u64, key: fortress.key, length: 64 };
+    for _ in 0..4 {
+        // Eight proven peers: neither thread lets another one in, or a peer go.
+        assert_eq!(read_to_end(&mut fortress.dial()), b"");
+        for peer in &mut peers {
+            peer.write_all(&frame(Kind::Read, 0, &[block])).unwrap();
+            assert_eq!(reply(peer).2, fortress.contents[..64]);
+        }
+    }
+    drop(peers);
+    eventually("all are gone", || serving() == 0);
+    fortress.check();
+}
+
 /// Without a free descriptor nobody is served, but nothing breaks, and it passes.
 #[test]
 fn a_peer_gone_in_the_middle_costs_only_its_request() {

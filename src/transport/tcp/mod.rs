@@ -12,6 +12,7 @@ mod fence;
 mod health;
 mod identity;
 mod lane;
+mod places;
 mod route;
 mod serve;
 mod settings;
@@ -21,7 +22,6 @@ pub mod wire;
 mod worker;
 
 use std::net::TcpListener;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -41,6 +41,7 @@ pub use wire::native::VERSION as NATIVE_VERSION;
 use fence::Fences;
 use identity::{Identities, IdentityBook};
 use lane::Wire;
+use places::Places;
 use route::TcpRoute;
 use serve::ServeContext;
 use worker::{Acceptor, WorkerShared};
@@ -78,7 +79,7 @@ impl Tcp {
             settings: Arc::clone(&settings),
             table,
             metrics: Arc::clone(&metrics),
-            serving: AtomicUsize::new(0),
+            places: Places::new(settings.connections_max, Arc::clone(&metrics)),
             fences: Arc::new(Fences::default()),
         });
         let workers =

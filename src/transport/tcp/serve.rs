@@ -9,7 +9,6 @@ mod upstream;
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use crate::net::epoll::{Epoll, Interest};
 use crate::transport::RegionTable;
 
 use super::fence::{Fences, Gate, Passage};
+use super::places::{Places, Seat};
 use super::settings::Settings;
 use super::socket;
 use super::stream::{Broken, Incoming, Outgoing, Received};
@@ -40,8 +40,8 @@ pub(super) struct ServeContext {
     pub(super) settings: Arc<Settings>,
     pub(super) table: Arc<dyn RegionTable>,
     pub(super) metrics: Arc<Metrics>,
-    /// Connections being served by all threads.
-    pub(super) serving: AtomicUsize,
+    /// For how many connections there is room.
+    pub(super) places: Arc<Places>,
     /// Keeps connections that were given up from storing.
     pub(super) fences: Arc<Fences>,
 }
@@ -95,15 +95,14 @@ pub(super) struct Served {
     phase: Phase,
     input: Incoming,
     output: Outgoing,
-    /// A valid request was seen.
-    proven: bool,
+    seat: Seat,
     since: Instant,
     last_progress: Instant,
     interest: Interest,
 }
 
 impl Served {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place) -> Served {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, seat: Seat) -> Served {
         let now = Instant::now();
         Served {
             stream: Some(stream),
@@ -112,16 +111,11 @@ impl Served {
             phase: Phase::Sniffing,
             input: Incoming::default(),
             output: Outgoing::default(),
-            proven: false,
+            seat,
             since: now,
             last_progress: now,
             interest: Interest::READ,
         }
-    }
-
-    /// True until the first valid request.
-    pub(super) fn is_stranger(&self) -> bool {
-        !self.proven
     }
 
     /// True while the peer owes bytes, or takes none, so that time counts against it.
@@ -131,14 +125,14 @@ impl Served {
             Phase::Upstream(state) => state.in_request() || !self.input.bytes().is_empty(),
             Phase::Native(state) => state.in_request() || !self.input.bytes().is_empty(),
         };
-        in_request || !self.proven || self.output.pending() > 0
+        in_request || self.seat.is_stranger() || self.output.pending() > 0
     }
 
     /// True once the peer has used up its time.
     pub(super) fn is_late(&self, context: &ServeContext, now: Instant) -> bool {
         match self.phase {
             Phase::Closing { until, .. } => now >= until,
-            _ if !self.proven => now >= self.since + context.settings.header_timeout,
+            _ if self.seat.is_stranger() => now >= self.since + context.settings.header_timeout,
             _ => self.owes() && now >= self.last_progress + context.settings.progress_timeout,
         }
     }
@@ -257,14 +251,22 @@ impl Served {
             _ if self.output.pending() > BACKLOG_BYTES => Step::Backlogged,
             Phase::Upstream(state) => {
                 let step = state.step(context, &mut self.input, &mut self.output);
-                self.proven |= state.proven();
-                step
+                let is_proven = state.proven();
+                self.judge(step, is_proven)
             }
             Phase::Native(state) => {
                 let step = state.step(context, &self.place, &mut self.input, &mut self.output);
-                self.proven |= state.proven();
-                step
+                let is_proven = state.proven();
+                self.judge(step, is_proven)
             }
+        }
+    }
+
+    /// A first valid request that comes too late is not answered: its seat is taken.
+    fn judge(&mut self, step: Step, is_proven: bool) -> Step {
+        match !is_proven || self.seat.prove() {
+            true => step,
+            false => Step::Reset,
         }
     }
 

@@ -198,8 +198,6 @@ impl Worker {
                 spin_until = None;
             }
         }
-        self.context.serving.fetch_sub(self.served.len(), Ordering::AcqRel);
-        self.context.metrics.connections_serving.dec_by(self.served.len() as i64);
     }
 
     fn timeout(&self, spinning: bool, last_activity: Instant) -> Option<Duration> {
@@ -228,7 +226,7 @@ impl Worker {
                 self.adopt();
                 let dismissed = std::mem::take(&mut *self.shared.dismissed.lock());
                 for token in dismissed {
-                    self.drop_served(token);
+                    self.served.remove(&token);
                 }
             }
             token if self.served.contains_key(&token) => {
@@ -272,45 +270,20 @@ impl Worker {
     fn adopt(&mut self) {
         let arrivals = std::mem::take(&mut *self.shared.arrivals.lock());
         for (stream, peer) in arrivals {
-            let context = Arc::clone(&self.context);
-            let limit = context.settings.connections_max;
-            if context.serving.load(Ordering::Acquire) >= limit && !self.evict_stranger() {
-                context.metrics.connections_refused.inc();
+            let place = Place::new(&self.shared);
+            let Some(seat) = self.context.places.take(&place) else {
+                let limit = self.context.settings.connections_max;
                 log::warn!("tcp: {peer} refused: {limit} connections are open already");
                 continue;
-            }
+            };
             if socket::accepted(&stream, peer, &self.context.settings).is_err() {
                 continue;
             }
-            let place = Place::new(&self.shared);
             let token = place.token;
             if self.shared.epoll.add(stream.as_fd(), token, Interest::READ).is_err() {
                 continue;
             }
-            self.context.serving.fetch_add(1, Ordering::AcqRel);
-            self.context.metrics.connections_serving.inc();
-            self.served.insert(token, Served::new(stream, peer, place));
-        }
-    }
-
-    /// Closes the oldest connection that has not sent a valid request yet.
-    fn evict_stranger(&mut self) -> bool {
-        let oldest =
-            self.served.iter().filter(|(_, served)| served.is_stranger()).map(|(t, _)| *t).min();
-        match oldest {
-            Some(token) => {
-                self.context.metrics.connections_refused.inc();
-                self.drop_served(token);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn drop_served(&mut self, token: u64) {
-        if self.served.remove(&token).is_some() {
-            self.context.serving.fetch_sub(1, Ordering::AcqRel);
-            self.context.metrics.connections_serving.dec();
+            self.served.insert(token, Served::new(stream, peer, place, seat));
         }
     }
 
@@ -319,7 +292,9 @@ impl Worker {
         match served.advance(&self.context, &self.shared.epoll, token) {
             Verdict::Keep => {}
             Verdict::Again => self.again.push(token),
-            Verdict::Close => self.drop_served(token),
+            Verdict::Close => {
+                self.served.remove(&token);
+            }
         }
     }
 
@@ -332,7 +307,7 @@ impl Worker {
             .collect();
         for token in late {
             self.context.metrics.connections_refused.inc();
-            self.drop_served(token);
+            self.served.remove(&token);
         }
         let lanes: Vec<Arc<Lane>> = {
             let mut lanes = self.shared.lanes.lock();
