@@ -128,6 +128,9 @@ pub const V2_SLICE_BYTES_MAX: u64 = 16 << 20;
 /// resolver without a name server takes half a minute to say so.
 pub const NAME_LOOKUPS_MAX: usize = 32;
 
+/// Longest look-up of a name that stands in a setting, when an engine or a program starts.
+pub const BIND_NAME_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Connections kept to one HTTP service: calls to it come one at a time, or a few.
 pub const HTTP_IDLE_CONNECTIONS_MAX: usize = 2;
 /// Bytes of an unwelcome reply that are repeated in the error about it.

@@ -1,7 +1,6 @@
 //! Putting an engine together: names, ports, transports, metadata, in that order.
 
 use std::net::{IpAddr, TcpListener};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once, Weak};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::{unknown_environment_names, EngineConfig, ProcessEnvironment};
 use crate::descriptor::{Dialect, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::metadata::backend;
 use crate::metadata::directory::StoreDirectory;
 use crate::metadata::document::RpcMeta;
@@ -18,9 +18,11 @@ use crate::metadata::p2p::{HandshakeClient, OwnSegment, P2pDirectory};
 use crate::metadata::Directory;
 use crate::metrics::Metrics;
 use crate::net::address::{self, Family};
+use crate::net::ending::Ending;
 use crate::net::handshake::{ConnectionMessage, NotifyMessage, NULL_LINE};
 use crate::net::interface::{self, ChoiceRules};
 use crate::net::port::{bind_listener, PortRule};
+use crate::net::resolve::resolve_within;
 use crate::transport::loopback::{self, Faults, Loopback};
 use crate::transport::tcp::{Settings, Tcp};
 use crate::transport::{Recovery, RegionTable, Transport};
@@ -39,7 +41,7 @@ impl Engine {
     pub fn create(mut config: EngineConfig) -> Result<Engine> {
         config.check()?;
         warn_once(&config);
-        let closed = Arc::new(AtomicBool::new(false));
+        let closed = Arc::new(Ending::new()?);
         let directory = Lookup::parse(&config, &closed)?;
         let topology = HostTopology::new(&config);
         let (protocols, why) = choose_protocols(&config, &topology)?;
@@ -155,10 +157,7 @@ pub(super) fn install_transport(shared: &Arc<Shared>, protocol: &str) -> Result<
     shared.publish()
 }
 
-pub(super) fn handshake_client(
-    config: &EngineConfig,
-    is_over: &Arc<AtomicBool>,
-) -> HandshakeClient {
+pub(super) fn handshake_client(config: &EngineConfig, is_over: &Arc<Ending>) -> HandshakeClient {
     HandshakeClient {
         family: Family::Any,
         bytes_max: config.handshake_bytes_max,
@@ -238,7 +237,7 @@ enum Lookup {
 }
 
 impl Lookup {
-    fn parse(config: &EngineConfig, is_over: &Arc<AtomicBool>) -> Result<Lookup> {
+    fn parse(config: &EngineConfig, is_over: &Arc<Ending>) -> Result<Lookup> {
         let address = address::parse_metadata(&config.metadata)?;
         Ok(match backend::open(&address, config)? {
             None => Lookup::P2p,
@@ -252,7 +251,7 @@ impl Lookup {
     fn open(
         self,
         config: &EngineConfig,
-        is_over: &Arc<AtomicBool>,
+        is_over: &Arc<Ending>,
         own: Weak<dyn OwnSegment>,
     ) -> Arc<dyn Directory> {
         match self {
@@ -338,7 +337,7 @@ fn one_address(text: &str) -> Result<IpAddr> {
     if let Some(literal) = address::literal(text) {
         return Ok(literal);
     }
-    let addresses = address::resolve(text, 0, Family::Any)?;
+    let addresses = resolve_within(text, 0, Family::Any, limits::BIND_NAME_TIMEOUT)?;
     match addresses.first() {
         Some(first) => Ok(first.ip()),
         None => Err(Error::new(ErrorKind::InvalidAddress, "the name has no address")

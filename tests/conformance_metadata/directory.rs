@@ -23,7 +23,7 @@ pub(crate) fn handshake() -> HandshakeClient {
         bytes_max: 1 << 20,
         connect_timeout: Duration::from_secs(1),
         default_port: 12_001,
-        is_over: Arc::default(),
+        is_over: Arc::new(mooncake::net::ending::Ending::new().unwrap()),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
 use crate::metrics::Metrics;
+use crate::net::ending::Ending;
 
 use super::{Capabilities, Recovery, RegionKeys, RegionTable, Route, Transport};
 
@@ -59,6 +60,7 @@ pub struct Tcp {
     metrics: Arc<Metrics>,
     routes: Mutex<Vec<Weak<TcpRoute>>>,
     identities: IdentityBook,
+    ending: Ending,
 }
 
 impl Tcp {
@@ -93,6 +95,7 @@ impl Tcp {
             metrics,
             routes: Mutex::default(),
             identities: IdentityBook::default(),
+            ending: Ending::new()?,
         };
         let mut acceptor = Some(Acceptor { listener, workers: tcp.workers.clone() });
         for (index, shared) in tcp.workers.iter().enumerate() {
@@ -169,6 +172,7 @@ impl Transport for Tcp {
     }
 
     fn shutdown(&self) {
+        self.ending.begin();
         for worker in &self.workers {
             worker.stop();
         }

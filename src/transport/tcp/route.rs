@@ -10,7 +10,8 @@ use serde_json::json;
 use crate::descriptor::PeerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::net::address::{resolve, Family};
+use crate::net::address::Family;
+use crate::net::resolve::resolve_before;
 use crate::transport::{Driver, OwnerId, Rails, Route, Slice, SplitRule, WaitSource};
 
 use super::health::Health;
@@ -41,7 +42,9 @@ impl TcpRoute {
     ) -> Result<Arc<TcpRoute>> {
         let (settings, workers) = (&tcp.settings, &tcp.workers);
         let descriptor = &address.descriptor;
-        let addresses = resolve(&address.host, descriptor.tcp_data_port, Family::Any)
+        let (host, port) = (&address.host, descriptor.tcp_data_port);
+        let timeout = settings.connect_timeout;
+        let addresses = resolve_before(host, port, Family::Any, timeout, &tcp.ending)
             .map_err(|error| error.with("segment", &address.name))?;
         let peer = Arc::new(Peer {
             name: address.name.clone(),
