@@ -47,6 +47,8 @@ pub const HANDSHAKE_SERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Notifications kept until the owner takes them; a newer one beyond this is refused, not stored.
 pub const NOTIFICATIONS_MAX: usize = 65_536;
+/// Notifications behind batches that wait to be sent to one segment.
+pub const NOTIFICATIONS_UNSENT_MAX: usize = 4096;
 /// Bytes of one notification's name or message.
 pub const NOTIFICATION_BYTES_MAX: usize = 1 << 20;
 

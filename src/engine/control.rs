@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{bounded, Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use crate::transport::{Driver, Recovery, Scope, Slice};
 use super::failover::{decide, Decision, Failure};
 use super::remote::Found;
 use super::segment::{Parked, Segment, SegmentId};
-use super::{Notification, Shared};
+use super::Shared;
 
 /// Threads that are always there.
 const THREADS: usize = 2;
@@ -32,8 +32,8 @@ const QUEUE: usize = 8192;
 pub(super) enum Job {
     /// Slices of this segment are parked.
     Repair(Arc<Segment>),
-    /// All requests before this notification ended well.
-    Notify { segment: SegmentId, notification: Notification, timeout: Duration },
+    /// Notifications are in this segment's outbox.
+    Notify(Arc<Segment>),
     /// Fetch every descriptor again, as `metadata_refresh_interval_s` asks.
     RefreshAll,
 }
@@ -122,9 +122,10 @@ impl Control {
 fn run(shared: &Weak<Shared>, receiver: &Receiver<Job>, jobs: &AtomicUsize) {
     while let Ok(job) = receiver.recv() {
         let Some(shared) = shared.upgrade() else { return };
-        let segment = match &job {
-            Job::Repair(segment) => Some(Arc::clone(segment)),
-            Job::Notify { .. } | Job::RefreshAll => None,
+        let (repaired, notified) = match &job {
+            Job::Repair(segment) => (Some(Arc::clone(segment)), None),
+            Job::Notify(segment) => (None, Some(Arc::clone(segment))),
+            Job::RefreshAll => (None, None),
         };
         // A panic in one job must not end the thread and with it all later repairs.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -134,7 +135,8 @@ fn run(shared: &Weak<Shared>, receiver: &Receiver<Job>, jobs: &AtomicUsize) {
         if outcome.is_err() {
             log::error!("control: a job panicked; its slices were failed");
             // Dropping the slices fails them.
-            segment.map(|segment| segment.empty());
+            repaired.map(|segment| segment.empty());
+            notified.map(|segment| segment.drop_posted());
         }
     }
 }
@@ -146,9 +148,13 @@ fn serve(shared: &Shared, job: Job) {
                 repair(shared, &segment, parked);
             }
         }
-        Job::Notify { segment, notification, timeout } => {
-            if let Err(error) = shared.notify(segment, &notification, timeout) {
-                log::warn!("the notification after a batch was not delivered: {error}");
+        // One after the other: the peer is to see them in the order of the batches.
+        Job::Notify(segment) => {
+            while let Some((notification, deadline)) = segment.next_posted() {
+                let timeout = deadline.remaining(Instant::now());
+                if let Err(error) = shared.notify(segment.id, &notification, timeout) {
+                    log::warn!("the notification after a batch was not delivered: {error}");
+                }
             }
         }
         Job::RefreshAll => {
