@@ -287,7 +287,7 @@ impl BatchCore {
         self.failed.store(0, Ordering::Release);
         self.first_failed.store(0, Ordering::Release);
         self.transferred_bytes.store(0, Ordering::Relaxed);
-        self.finished.store(0, Ordering::SeqCst);
+        self.finished.store(0, Ordering::Release);
         self.submitted.store(0, Ordering::SeqCst);
         self.cancelled.store(false, Ordering::Release);
         if let Some(event) = self.event.get() {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::{Mutex, RwLock};
 
 use crate::descriptor::PeerAddress;
@@ -169,6 +169,11 @@ impl Segment {
         self.state.load_full().ok_or_else(closed_handle)
     }
 
+    /// The present knowledge, if the segment is open, without counting references: for one call.
+    pub(super) fn look(&self) -> Guard<Option<Arc<SegmentState>>> {
+        self.state.load()
+    }
+
     /// Calls `body` with the present knowledge, without counting references.
     pub(super) fn with_state<T>(&self, body: impl FnOnce(&SegmentState) -> T) -> Result<T> {
         match self.state.load().as_ref() {
@@ -246,7 +251,7 @@ impl Segment {
     }
 }
 
-fn closed_handle() -> Error {
+pub(super) fn closed_handle() -> Error {
     Error::new(ErrorKind::InvalidHandle, "the segment handle is closed or was never given out")
 }
 
