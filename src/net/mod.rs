@@ -11,7 +11,6 @@ pub mod port;
 #[cfg(any(feature = "http", feature = "etcd"))]
 mod proxy;
 pub mod random;
-#[cfg(feature = "_client")]
 pub mod resolve;
 pub mod thread;
 #[cfg(feature = "_client")]

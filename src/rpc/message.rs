@@ -175,7 +175,194 @@ pub struct Events {
     pub events: Vec<SegmentEvent>,
 }
 
+/// What a call asks for, without its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Method {
+    /// [`Call::ServiceReady`].
+    ServiceReady,
+    /// [`Call::StorageDirectory`].
+    StorageDirectory,
+    /// [`Call::Ping`].
+    Ping,
+    /// [`Call::Exists`].
+    Exists,
+    /// [`Call::BatchExists`].
+    BatchExists,
+    /// [`Call::Lookup`].
+    Lookup,
+    /// [`Call::BatchLookup`].
+    BatchLookup,
+    /// [`Call::LookupByPattern`].
+    LookupByPattern,
+    /// [`Call::PutStart`].
+    PutStart,
+    /// [`Call::BatchPutStart`].
+    BatchPutStart,
+    /// [`Call::PutEnd`].
+    PutEnd,
+    /// [`Call::BatchPutEnd`].
+    BatchPutEnd,
+    /// [`Call::PutRevoke`].
+    PutRevoke,
+    /// [`Call::BatchPutRevoke`].
+    BatchPutRevoke,
+    /// [`Call::Remove`].
+    Remove,
+    /// [`Call::BatchRemove`].
+    BatchRemove,
+    /// [`Call::RemoveByPattern`].
+    RemoveByPattern,
+    /// [`Call::RemoveAll`].
+    RemoveAll,
+    /// [`Call::Mount`].
+    Mount,
+    /// [`Call::Remount`].
+    Remount,
+    /// [`Call::Unmount`].
+    Unmount,
+    /// [`Call::Greet`].
+    Greet,
+    /// [`Call::Attend`].
+    Attend,
+    /// [`Call::Report`].
+    Report,
+    /// [`Call::Suspect`].
+    Suspect,
+}
+
+impl Method {
+    /// All, in the order of their numbers.
+    pub const ALL: [Method; 25] = [
+        Method::ServiceReady,
+        Method::StorageDirectory,
+        Method::Ping,
+        Method::Exists,
+        Method::BatchExists,
+        Method::Lookup,
+        Method::BatchLookup,
+        Method::LookupByPattern,
+        Method::PutStart,
+        Method::BatchPutStart,
+        Method::PutEnd,
+        Method::BatchPutEnd,
+        Method::PutRevoke,
+        Method::BatchPutRevoke,
+        Method::Remove,
+        Method::BatchRemove,
+        Method::RemoveByPattern,
+        Method::RemoveAll,
+        Method::Mount,
+        Method::Remount,
+        Method::Unmount,
+        Method::Greet,
+        Method::Attend,
+        Method::Report,
+        Method::Suspect,
+    ];
+
+    /// True where a second call with the same arguments leaves everything as the first one did
+    /// and is answered like it, so that a call whose answer was lost may be made again.
+    pub fn is_repeatable(self) -> bool {
+        !matches!(
+            self,
+            Method::PutStart
+                | Method::BatchPutStart
+                | Method::PutRevoke
+                | Method::BatchPutRevoke
+                | Method::Remove
+                | Method::BatchRemove
+                | Method::RemoveByPattern
+                | Method::RemoveAll
+        )
+    }
+}
+
+impl Reply {
+    /// True if this is an answer to `call`, with one entry for each of its items.
+    pub fn fits(&self, call: &Call) -> bool {
+        match (call, self) {
+            (Call::BatchExists(keys), Reply::BatchExists(answers)) => keys.len() == answers.len(),
+            (Call::BatchLookup(keys), Reply::BatchLocated(answers)) => keys.len() == answers.len(),
+            (Call::BatchPutStart(_, items, _), Reply::BatchGranted(answers)) => {
+                items.len() == answers.len()
+            }
+            (
+                Call::BatchPutEnd(_, keys, _)
+                | Call::BatchPutRevoke(_, keys, _)
+                | Call::BatchRemove { keys, .. },
+                Reply::BatchDone(answers),
+            ) => keys.len() == answers.len(),
+            _ => self.answers(call.method()),
+        }
+    }
+
+    /// True if calls of this method are answered in this way.
+    pub fn answers(&self, method: Method) -> bool {
+        match self {
+            Reply::Ready(_) => method == Method::ServiceReady,
+            Reply::Directory(_) => method == Method::StorageDirectory,
+            Reply::Pong(_) => method == Method::Ping,
+            Reply::Exists(_) => method == Method::Exists,
+            Reply::BatchExists(_) => method == Method::BatchExists,
+            Reply::Located(_) => method == Method::Lookup,
+            Reply::BatchLocated(_) => method == Method::BatchLookup,
+            Reply::Found(_) => method == Method::LookupByPattern,
+            Reply::Granted(_) => method == Method::PutStart,
+            Reply::BatchGranted(_) => method == Method::BatchPutStart,
+            Reply::Done(_) => matches!(
+                method,
+                Method::PutEnd
+                    | Method::PutRevoke
+                    | Method::Remove
+                    | Method::Mount
+                    | Method::Remount
+                    | Method::Unmount
+                    | Method::Report
+                    | Method::Suspect
+            ),
+            Reply::BatchDone(_) => {
+                matches!(method, Method::BatchPutEnd | Method::BatchPutRevoke | Method::BatchRemove)
+            }
+            Reply::Removed(_) => method == Method::RemoveByPattern,
+            Reply::RemovedAll(_) => method == Method::RemoveAll,
+            Reply::Greeted(_) => method == Method::Greet,
+            Reply::Events(_) => method == Method::Attend,
+        }
+    }
+}
+
 impl Call {
+    /// What it asks for.
+    pub fn method(&self) -> Method {
+        match self {
+            Call::ServiceReady => Method::ServiceReady,
+            Call::StorageDirectory => Method::StorageDirectory,
+            Call::Ping(_) => Method::Ping,
+            Call::Exists(_) => Method::Exists,
+            Call::BatchExists(_) => Method::BatchExists,
+            Call::Lookup(_) => Method::Lookup,
+            Call::BatchLookup(_) => Method::BatchLookup,
+            Call::LookupByPattern(_) => Method::LookupByPattern,
+            Call::PutStart(..) => Method::PutStart,
+            Call::BatchPutStart(..) => Method::BatchPutStart,
+            Call::PutEnd(..) => Method::PutEnd,
+            Call::BatchPutEnd(..) => Method::BatchPutEnd,
+            Call::PutRevoke(..) => Method::PutRevoke,
+            Call::BatchPutRevoke(..) => Method::BatchPutRevoke,
+            Call::Remove { .. } => Method::Remove,
+            Call::BatchRemove { .. } => Method::BatchRemove,
+            Call::RemoveByPattern { .. } => Method::RemoveByPattern,
+            Call::RemoveAll { .. } => Method::RemoveAll,
+            Call::Mount(..) => Method::Mount,
+            Call::Remount(..) => Method::Remount,
+            Call::Unmount(..) => Method::Unmount,
+            Call::Greet { .. } => Method::Greet,
+            Call::Attend { .. } => Method::Attend,
+            Call::Report { .. } => Method::Report,
+            Call::Suspect { .. } => Method::Suspect,
+        }
+    }
+
     /// The answer that refuses the whole call; one entry per item where the call is batched.
     pub fn refuse(&self, why: Refusal) -> Reply {
         match self {

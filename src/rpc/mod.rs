@@ -1,6 +1,10 @@
 //! Remote calls between store clients and the master.
 //!
-//! [`message`] is the one model of every call and its answer; a dialect turns it into bytes and
-//! back, and nothing else knows bytes.
+//! [`message`] is the one model of every call and its answer; a [`dialect`] turns it into bytes and
+//! back, and nothing else knows bytes. [`frame`], [`shape`], [`pack`] and the dialects are pure.
 
+pub mod dialect;
+pub mod frame;
 pub mod message;
+pub mod pack;
+pub mod shape;
