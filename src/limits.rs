@@ -214,3 +214,34 @@ pub const CPU_RANGES_MAX: usize = 4096;
 pub const TOPOLOGY_NOTES_MAX: usize = 256;
 /// A preference matrix written by somebody, as opaque members of descriptors are.
 pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;
+
+/// Body of a call to the master: a batch of a hundred thousand puts with keys of 500 bytes.
+pub const RPC_REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Body of an answer: a look-up by pattern that finds a few million objects.
+pub const RPC_REPLY_BYTES_MAX: usize = 1 << 30;
+/// Connections of one master. A client of upstream keeps two or three, at most 100.
+pub const RPC_CONNECTIONS_MAX: usize = 65_536;
+/// Threads that serve calls: what they do takes microseconds, and the index is shared.
+pub const RPC_THREADS_MAX: usize = 64;
+/// Answers that one connection may be owed before its next request is looked at.
+pub const RPC_PENDING_MAX: usize = 1024;
+/// Answers that wait for a caller who does not read; then its requests are not read either.
+pub const RPC_BACKLOG_BYTES: usize = 4 << 20;
+/// The same for answers that come later than others were sent: beyond this the connection is
+/// closed.
+pub const RPC_BACKLOG_BYTES_MAX: usize = RPC_REPLY_BYTES_MAX + (64 << 20);
+/// Parts of requests that have not arrived whole, of all connections together.
+pub const RPC_INPUT_BYTES_MAX: usize = 1 << 30;
+/// Time for one request to arrive once it has begun.
+pub const RPC_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// A large request is given a second more for each of these.
+pub const RPC_FRAME_BYTES_PER_SECOND: u64 = 256 << 10;
+/// Time for a new connection to send its first request.
+pub const RPC_STRANGER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time in which a caller must take some bytes of what it is sent.
+pub const RPC_PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest budget of a thread for looking out before it sleeps.
+pub const RPC_SPIN_MAX: Duration = Duration::from_millis(10);
+
+const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);
