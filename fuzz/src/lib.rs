@@ -13,7 +13,7 @@ use mooncake::transport::tcp::wire::v1v2::{
     decode_status, encode_status, Header, Opcode, HEADER_BYTES, STATUS_BYTES,
 };
 
-use mooncake::rpc::dialect::{self, Dialect};
+use mooncake::rpc::dialect::{self, Dialect as StoreDialect};
 use mooncake::rpc::frame::{ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES};
 use mooncake::rpc::message::Method;
 
@@ -108,7 +108,7 @@ pub fn data_stream(data: &[u8]) {
 
 /// One frame of the store's calls, as a request and as an answer to every method.
 pub fn store_call(data: &[u8]) {
-    let port = Dialect::Upstream0_3_7;
+    let port = StoreDialect::Upstream0_3_7;
     if let Some((head, body)) = data.split_first_chunk::<REQUEST_HEADER_BYTES>() {
         if let Ok(header) = RequestHeader::decode(head) {
             if let Ok(read) = dialect::decode_request(header.function, body, port) {
@@ -126,7 +126,7 @@ pub fn store_call(data: &[u8]) {
         return;
     }
     for method in Method::ALL {
-        for dialect in [Dialect::Native, port] {
+        for dialect in [StoreDialect::Native, port] {
             let Ok(reply) = dialect::decode_reply(dialect, method, body) else { continue };
             let mut again = Vec::new();
             assert!(dialect::encode_reply(dialect, method, &reply, &mut again).is_ok());
