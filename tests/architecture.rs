@@ -42,6 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("master", &["error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
     (
         "transport",
         &[
