@@ -192,21 +192,35 @@ impl State {
         anchors: &[Candidate],
         bytes: u64,
     ) -> Option<Micros> {
+        let plain = self.clear_run_of(now, cell, anchors, bytes, false);
+        if plain.is_some() || !self.settings.evict_soft_pinned {
+            return plain;
+        }
+        self.clear_run_of(now, cell, anchors, bytes, true)
+    }
+
+    fn clear_run_of(
+        &self,
+        now: Micros,
+        cell: &Cell,
+        anchors: &[Candidate],
+        bytes: u64,
+        soft_too: bool,
+    ) -> Option<Micros> {
         let mut barriers = HashSet::new();
         for _ in 0..RUNS {
             let run = best_run(cell, anchors, bytes, &barriers)?;
-            let soft_too = anchors.iter().any(|a| a.soft);
             let mut victims = Vec::with_capacity(run.len());
+            let before = barriers.len();
             for span in &run {
                 match self.victim(now, cell, span, soft_too) {
                     Some(victim) => victims.push(victim),
                     None => {
                         barriers.insert(span.id);
-                        break;
                     }
                 }
             }
-            if victims.len() < run.len() {
+            if barriers.len() > before {
                 continue;
             }
             let mut at = now;

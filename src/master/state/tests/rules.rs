@@ -451,7 +451,7 @@ fn attending_waits_for_news() {
 
 #[test]
 fn news_that_did_not_fit_are_told_later() {
-    let bench = Bench::new(Settings { shards: 8, ..Settings::default() });
+    let bench = bench();
     bench.attend(client(1), 0);
     bench.done(Call::Remount(vec![segment(1, 64 * MIB)], client(1))).unwrap();
     let count = limits::HOLDER_EVENTS_MAX + 1000;
