@@ -239,3 +239,10 @@ pub const REPORTS_PARKED_MAX: usize = 65_536;
 pub const REPORT_ELSEWHERE_MAX: Duration = Duration::from_secs(10);
 /// Objects that one pass of background eviction takes, so that nobody waits long for a lock.
 pub const EVICTION_STEP_MAX: usize = 4096;
+/// Records that wait to be written. More means that the disk does not follow; the journal is given
+/// up, not the service.
+pub const JOURNAL_BUFFER_BYTES_MAX: usize = 256 << 20;
+/// A log below this is not worth a snapshot.
+pub const JOURNAL_LOG_BYTES_MIN: u64 = 64 << 20;
+/// Files of one journal that are looked at: two of each kind in a crash at the worst moment.
+pub const JOURNAL_FILES_MAX: usize = 64;

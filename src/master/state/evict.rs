@@ -29,6 +29,9 @@ const RUNS: usize = 16;
 /// Ranges to each side of an old object that are looked at.
 const NEIGHBOURS: usize = 16_384;
 
+/// For so long nothing more is evicted for a put whose room waits for a holder to take note.
+const ACKNOWLEDGE_PATIENCE: Micros = 100_000;
+
 /// What was done for a put without room.
 pub(super) enum Relief {
     /// No segment could ever take the object.
@@ -169,7 +172,11 @@ impl State {
         }
         counters::add(&self.counters.attempted_evictions, 1);
         let Some((cell, anchors)) = best else { return Relief::Nothing };
-        let at = self.clear_run(now, cell, &anchors, bytes);
+        let mut at = self.clear_run(now, cell, &anchors, bytes);
+        if at.is_some() && cell.largest() >= bytes {
+            // What still rests are other copies of the same objects.
+            at = Some(now);
+        }
         counters::add(&self.counters.successful_evictions, u64::from(at.is_some()));
         at.map_or(Relief::Nothing, Relief::At)
     }
@@ -230,7 +237,8 @@ impl State {
                 }
             }
             // A holder that attends must take note before its ranges are used again.
-            return Some(if cell.holder.is_native() { at.max(now + 1) } else { at });
+            let native = cell.holder.is_native();
+            return Some(if native { at.max(now + ACKNOWLEDGE_PATIENCE) } else { at });
         }
         None
     }

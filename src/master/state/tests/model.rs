@@ -332,7 +332,8 @@ impl Run {
 
     fn put(&mut self) {
         let (key, owner) = (self.key(), self.owner());
-        let size = (64.0 * 1024_f64.powf(self.rng.f64())) as u64 + self.rng.u64(..64);
+        let spread = if self.keys > 100 { 8192_f64 } else { 1024.0 };
+        let size = (64.0 * spread.powf(self.rng.f64())) as u64 + self.rng.u64(..64);
         let slices = match self.rng.u32(..4) {
             0 => vec![size, self.rng.u64(1..1000)],
             1 if self.rng.u32(..50) == 0 => vec![size, 0],

@@ -151,8 +151,7 @@ fn owners_that_do_not_come_back_are_forgotten() {
 
 #[test]
 fn a_resting_range_goes_on_resting() {
-    let old = Bench::new(settings(1));
-    let mut old = old;
+    let mut old = Bench::new(Settings { eviction_high_watermark: 1.0, ..settings(1) });
     old.mount(1, 16 * MIB).unwrap();
     old.ping(client(1));
     old.put(b"k", 16 * MIB).unwrap();
