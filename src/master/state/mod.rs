@@ -81,7 +81,8 @@ pub trait Outlet: Send + Sync {
     fn record(&self, _record: &Record<'_>) {}
     /// A client that attends has news.
     fn news(&self, _client: ClientId) {}
-    /// A put that found no room may find some now.
+    /// A put that found no room may find some now. Called often; it should cost next to nothing
+    /// while nobody waits.
     fn room(&self) {}
 }
 
@@ -170,7 +171,9 @@ impl State {
             times: settings.times(),
             start: now,
             hash_keys: seed,
-            shards: (0..shards).map(|_| Mutex::new(Shard::new(seeds.u64(..), slots_max))).collect(),
+            shards: (0..shards as u32)
+                .map(|number| Mutex::new(Shard::new(number, seeds.u64(..), slots_max)))
+                .collect(),
             slot_bits,
             table: ArcSwap::default(),
             mounting: Mutex::default(),

@@ -52,6 +52,7 @@ impl State {
                 self.give_back(now, &object, copy.piece, cell, until);
             }
         }
+        self.outlet.room();
         (object.size, longest)
     }
 

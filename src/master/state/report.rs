@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::cell::{Cell, Rest, HIDDEN, REPORTING, RESTING, SETTLING};
 use super::removal::End;
-use super::shard::{Copy, Object};
+use super::shard::{Copy, Cuts, Object};
 use super::{counters, State};
 use crate::limits;
 use crate::pool::eviction::Link;
@@ -260,12 +260,11 @@ impl State {
         let granule = (offset >> cell.granule_bits) as u32;
         let copy = Copy { segment: cell.slot, piece: piece.id, granule, link: Link::default() };
         if fresh {
-            let several = held.slices.len() > 1;
             let mut object = Object {
                 key: held.key.into_boxed_slice(),
                 generation: held.generation,
                 size,
-                cuts: several.then(|| Box::new(held.slices)),
+                cuts: Cuts::of(held.slices),
                 complete: true,
                 ..Object::default()
             };

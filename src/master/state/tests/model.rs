@@ -354,7 +354,14 @@ impl Run {
         };
         let reply = match self.bench.step(call) {
             Step::Reply(reply) => reply,
-            Step::Later(waiting) => self.bench.state.give_up(waiting),
+            Step::Later(waiting) => {
+                // As the service does: ranges whose rest is over come back at the next tick.
+                self.tick();
+                match self.bench.state.resume(self.bench.now, waiting) {
+                    Step::Reply(reply) => reply,
+                    Step::Later(waiting) => self.bench.state.give_up(waiting),
+                }
+            }
         };
         self.take_evictions();
         let Reply::Granted(outcome) = reply else { panic!("{reply:?}") };
@@ -366,7 +373,8 @@ impl Run {
                 self.refused_puts += 1;
                 let hole = self.model.largest_hole() as f64;
                 let needed = rounded(size) as f64 * 1.07 + 64.0;
-                assert!(hole < needed, "seed {}: {size} into {hole}", self.seed);
+                let segments = self.bench.state.segments();
+                assert!(hole < needed, "seed {}: {size} into {hole}: {segments:?}", self.seed);
             }
             (Ok(()), Ok(granted)) => self.granted(key, owner, slices, &options, granted),
         }

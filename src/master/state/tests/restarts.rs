@@ -133,7 +133,7 @@ fn the_journal_brings_everything_back_once_the_owners_are_there() {
 fn owners_that_do_not_come_back_are_forgotten() {
     let old = two(false);
     old.put(b"k", 10).unwrap();
-    let mut bench = restored(&old);
+    let bench = restored(&old);
     // Meanwhile somebody else may put the key.
     bench.mount(3, MIB).unwrap();
     let granted = bench.put(b"k", 20).unwrap();
