@@ -5,7 +5,7 @@
 //! `transport` and `metadata` (one folder or file per backend), `descriptor` (what both know of a
 //! peer), `net`, `memory` and `topology`, `config`, and at the bottom `error`, `time`, `limits`.
 //! The store stands beside it: `rpc` carries the vocabulary of `pool` between clients and the
-//! master. A layer never names one above it; `tests/architecture.rs` reads the imports.
+//! `master`. A layer never names one above it; `tests/architecture.rs` reads the imports.
 
 pub mod capi;
 pub mod config;
@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 mod json;
 pub mod limits;
+pub mod master;
 pub mod memory;
 pub mod metadata;
 pub mod metrics;

@@ -245,3 +245,43 @@ pub const RPC_SPIN_MAX: Duration = Duration::from_millis(10);
 
 const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);
+/// Slices of one object: 1 TiB in upstream's slices of 16 MiB.
+pub const OBJECT_SLICES_MAX: usize = 65_536;
+/// Copies of one object. Each is written by the writer itself, so more would take for ever.
+pub const REPLICAS_MAX: usize = 64;
+/// Items of one batched call. Engines ask for thousands of keys at once.
+pub const STORE_BATCH_MAX: usize = 1 << 20;
+/// Segments mounted at one master. A client mounts one or a few.
+pub const STORE_SEGMENTS_MAX: usize = 65_536;
+/// Clients known to one master: each costs a few hundred bytes until its time to live is over.
+pub const STORE_CLIENTS_MAX: usize = 1 << 18;
+/// Text of a regular expression over keys.
+pub const PATTERN_BYTES_MAX: usize = 16 << 10;
+/// Memory of a compiled regular expression; what needs more is refused.
+pub const PATTERN_COMPILED_BYTES_MAX: usize = 4 << 20;
+/// Keys that one lookup by pattern answers with. Beyond it the answer would be hundreds of MB.
+pub const PATTERN_MATCHES_MAX: usize = 1 << 20;
+/// News of completed objects kept for a holder until it takes them. What does not fit is told
+/// later, from the index.
+pub const HOLDER_EVENTS_MAX: usize = 65_536;
+/// News told at once.
+pub const HOLDER_EVENTS_PER_REPLY: usize = 4096;
+/// Longest wait for news that a client may ask for.
+pub const ATTEND_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Objects that one part of a report may list.
+pub const REPORT_OBJECTS_MAX: usize = 65_536;
+/// Reported objects kept until their segment is mounted.
+pub const REPORTS_PARKED_MAX: usize = 65_536;
+/// A writer reports what it completed in segments of others no later than this after the
+/// completion, and a range of a native holder is not used again earlier than this after its last
+/// use. So an object that a writer reports has not been overwritten.
+pub const REPORT_ELSEWHERE_MAX: Duration = Duration::from_secs(10);
+/// Objects that one pass of background eviction takes, so that nobody waits long for a lock.
+pub const EVICTION_STEP_MAX: usize = 4096;
+/// Records that wait to be written. More means that the disk does not follow; the journal is given
+/// up, not the service.
+pub const JOURNAL_BUFFER_BYTES_MAX: usize = 256 << 20;
+/// A log below this is not worth a snapshot.
+pub const JOURNAL_LOG_BYTES_MIN: u64 = 64 << 20;
+/// Files of one journal that are looked at: two of each kind in a crash at the worst moment.
+pub const JOURNAL_FILES_MAX: usize = 64;

@@ -42,6 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
+    ("master", &["error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
     (
         "transport",
         &[
@@ -188,8 +189,9 @@ fn sources() -> Vec<File> {
         .into_iter()
         .map(|name| {
             let source = read(&name);
-            // A file of tests that is included by `#[cfg(test)] mod tests;`.
-            let code = if name.ends_with("/tests.rs") { Code::new("") } else { Code::new(&source) };
+            // Files of tests that are included by `#[cfg(test)] mod tests;`.
+            let is_test = name.ends_with("/tests.rs") || name.contains("/tests/");
+            let code = Code::new(if is_test { "" } else { &source });
             let module = module_of(&name);
             File { name, source, code, module }
         })

@@ -5,8 +5,13 @@
 //! [`outcome::Outcome`] are upstream's, because they travel on its wire and through its C and
 //! Python interfaces; everything else is ours.
 
+pub mod allocator;
+pub mod eviction;
 pub mod identity;
+pub mod lease;
 pub mod object;
 pub mod outcome;
+pub mod placement;
 pub mod replica;
 pub mod segment;
+pub mod slab;

@@ -1,0 +1,147 @@
+//! What the pages of the master show. Reads only; nothing here grants a lease but
+//! [`State::apply`].
+
+use std::sync::atomic::Ordering;
+
+use super::cell::{Cell, HIDDEN};
+use super::{Counters, State};
+use crate::pool::object::Key;
+
+/// How full one segment is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentUse {
+    /// Name.
+    pub name: String,
+    /// Identity.
+    pub id: crate::pool::identity::SegmentId,
+    /// Whose it is.
+    pub owner: crate::pool::identity::ClientId,
+    /// Name under which the transfer engine finds it.
+    pub endpoint: String,
+    /// Bytes asked for by live objects.
+    pub used: u64,
+    /// Bytes that rest before they are used again.
+    pub resting: u64,
+    /// Bytes.
+    pub capacity: u64,
+    /// Whether objects may be placed there now.
+    pub is_open: bool,
+}
+
+/// Sums over the whole pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Objects, unfinished ones too.
+    pub keys: u64,
+    /// Objects that asked for a soft pin.
+    pub soft_pinned: u64,
+    /// Mounted segments.
+    pub segments: u64,
+    /// Bytes asked for by live objects.
+    pub used: u64,
+    /// Bytes that rest before they are used again.
+    pub resting: u64,
+    /// Bytes of all segments.
+    pub capacity: u64,
+    /// Clients that were heard of lately.
+    pub clients: u64,
+    /// Passes of eviction.
+    pub attempted_evictions: u64,
+    /// Passes that evicted something.
+    pub successful_evictions: u64,
+    /// Objects evicted.
+    pub evicted_keys: u64,
+    /// Their bytes.
+    pub evicted_bytes: u64,
+    /// Unfinished puts that were given up for their owner.
+    pub abandoned_puts: u64,
+    /// Objects taken over from reports.
+    pub reported_objects: u64,
+    /// Puts that waited for room.
+    pub waited_puts: u64,
+    /// Puts with fewer copies than were asked for.
+    pub partial_allocations: u64,
+    /// Clients given up because they were silent.
+    pub expired_clients: u64,
+}
+
+fn use_of(cell: &Cell) -> SegmentUse {
+    SegmentUse {
+        name: cell.segment.name.clone(),
+        id: cell.segment.id,
+        owner: cell.holder.id,
+        endpoint: cell.segment.endpoint.clone(),
+        used: cell.used(),
+        resting: cell.resting(),
+        capacity: cell.segment.size,
+        is_open: !cell.has(u32::MAX),
+    }
+}
+
+impl State {
+    /// Counts of calls.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sums over the whole pool.
+    pub fn totals(&self) -> Totals {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let mut totals = Totals {
+            clients: self.clients.read().len() as u64,
+            attempted_evictions: read(&counters.attempted_evictions),
+            successful_evictions: read(&counters.successful_evictions),
+            evicted_keys: read(&counters.evicted_keys),
+            evicted_bytes: read(&counters.evicted_bytes),
+            abandoned_puts: read(&counters.abandoned_puts),
+            reported_objects: read(&counters.reported_objects),
+            waited_puts: read(&counters.waited_puts),
+            partial_allocations: read(&counters.partial_allocations),
+            expired_clients: read(&counters.expired_clients),
+            ..Totals::default()
+        };
+        for shard in &self.shards {
+            let shard = shard.lock();
+            totals.keys += shard.len() as u64;
+            totals.soft_pinned += shard.soft as u64;
+        }
+        for cell in &self.table.load().mounted {
+            totals.segments += 1;
+            totals.used += cell.used();
+            totals.resting += cell.resting();
+            totals.capacity += cell.segment.size;
+        }
+        totals
+    }
+
+    /// All mounted segments, in the order in which they were mounted.
+    pub fn segments(&self) -> Vec<SegmentUse> {
+        self.table.load().mounted.iter().map(|cell| use_of(cell)).collect()
+    }
+
+    /// The first segment of that name.
+    pub fn segment(&self, name: &str) -> Option<SegmentUse> {
+        self.table.load().names.get(name)?.first().map(|cell| use_of(cell))
+    }
+
+    /// Calls `each` with every key, unfinished ones too; no lock is held meanwhile.
+    pub fn each_key(&self, mut each: impl FnMut(&[u8])) {
+        let mut keys: Vec<Key> = Vec::new();
+        for shard in &self.shards {
+            {
+                let shard = shard.lock();
+                let objects = shard.slots().map(|slot| shard.objects.get(slot));
+                let shown = objects.filter(|object| {
+                    let table = self.table.load();
+                    object
+                        .copies
+                        .iter()
+                        .any(|copy| table.cell(copy.segment).is_some_and(|cell| !cell.has(HIDDEN)))
+                });
+                keys.extend(shown.map(|object| object.key.to_vec()));
+            }
+            keys.drain(..).for_each(|key| each(&key));
+        }
+    }
+}

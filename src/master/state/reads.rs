@@ -1,0 +1,142 @@
+//! Calls that look objects up, and give leases by it.
+
+use smallvec::SmallVec;
+
+use super::cell::HIDDEN;
+use super::segments::Table;
+use super::shard::{Cuts, Object, Shard};
+use super::State;
+use crate::limits;
+use crate::pool::lease::Micros;
+use crate::pool::object::Key;
+use crate::pool::outcome::{Outcome, Refusal};
+use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaStatus};
+
+/// What of an object is needed to say where it is, taken under the lock.
+pub(super) struct Sight {
+    pub(super) generation: u64,
+    complete: bool,
+    size: u64,
+    cuts: Option<Box<Cuts>>,
+    /// Slot of the segment and first granule of each copy.
+    copies: SmallVec<[(u32, u32); 4]>,
+}
+
+impl Sight {
+    pub(super) fn of(object: &Object) -> Sight {
+        Sight {
+            generation: object.generation,
+            complete: object.complete,
+            size: object.size,
+            cuts: object.cuts.clone(),
+            copies: object.copies.iter().map(|copy| (copy.segment, copy.granule)).collect(),
+        }
+    }
+}
+
+/// Whether a copy of the object can be reached.
+pub(super) fn is_visible(table: &Table, object: &Object) -> bool {
+    object.copies.iter().any(|copy| table.cell(copy.segment).is_some_and(|c| !c.has(HIDDEN)))
+}
+
+impl State {
+    /// Whether the object is complete; grants a lease if it is.
+    pub(super) fn exists(&self, now: Micros, key: &[u8]) -> bool {
+        let hash = self.hash(key);
+        let mut shard = self.shard(self.shard_of(hash)).lock();
+        let Some(slot) = shard.find(hash, key) else { return false };
+        let object = shard.objects.get(slot);
+        if !object.complete || !is_visible(&self.table.load(), object) {
+            return false;
+        }
+        self.grant(&mut shard, slot, now);
+        true
+    }
+
+    /// Where the object is; grants a lease.
+    pub(super) fn lookup(&self, now: Micros, key: &[u8]) -> Outcome<Located> {
+        let hash = self.hash(key);
+        let mut shard = self.shard(self.shard_of(hash)).lock();
+        let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
+        let object = shard.objects.get(slot);
+        let table = self.table.load();
+        if !is_visible(&table, object) {
+            return Err(Refusal::OBJECT_NOT_FOUND);
+        }
+        if !object.complete {
+            return Err(Refusal::REPLICA_IS_NOT_READY);
+        }
+        let sight = Sight::of(object);
+        self.grant(&mut shard, slot, now);
+        drop(shard);
+        let replicas = self.replicas(&table, &sight);
+        if replicas.is_empty() {
+            return Err(Refusal::OBJECT_NOT_FOUND);
+        }
+        let lease_ttl_ms = self.times.lease / 1000;
+        Ok(Located { replicas, lease_ttl_ms, generation: sight.generation })
+    }
+
+    fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) {
+        let object = shard.objects.get_mut(slot);
+        let mut last = object.last_use();
+        last.grant(now);
+        object.set_last_use(last);
+        let mut pin = object.pin();
+        pin.grant(now, self.times.soft_pin);
+        object.set_pin(pin);
+        shard.renew(slot, now);
+    }
+
+    /// The copies of an object that can be reached.
+    pub(super) fn replicas(&self, table: &Table, sight: &Sight) -> Vec<Replica> {
+        let slices = match &sight.cuts {
+            Some(cuts) => cuts.0.as_slice(),
+            None => std::slice::from_ref(&sight.size),
+        };
+        let first_id = sight.generation.wrapping_sub(self.first_generation).wrapping_mul(64);
+        let mut replicas = Vec::with_capacity(sight.copies.len());
+        for (index, (slot, granule)) in sight.copies.iter().enumerate() {
+            let Some(cell) = table.cell(*slot).filter(|cell| !cell.has(HIDDEN)) else { continue };
+            let mut address = cell.address(*granule);
+            let mut ranges = Vec::with_capacity(slices.len());
+            for size in slices {
+                ranges.push(BufferRange {
+                    size: *size,
+                    address,
+                    protocol: cell.segment.protocol.clone(),
+                    endpoint: cell.segment.endpoint.clone(),
+                });
+                address += size;
+            }
+            replicas.push(Replica {
+                id: first_id.wrapping_add(index as u64 + 1),
+                place: Place::Memory(ranges),
+                status: match sight.complete {
+                    true => ReplicaStatus::Complete,
+                    false => ReplicaStatus::Processing,
+                },
+            });
+        }
+        replicas
+    }
+
+    /// All complete objects in whose key the pattern is found; grants leases.
+    pub(super) fn lookup_pattern(
+        &self,
+        now: Micros,
+        pattern: &[u8],
+    ) -> Outcome<Vec<(Key, Vec<Replica>)>> {
+        let mut found = Vec::new();
+        self.each_match(pattern, |key| {
+            if let Ok(located) = self.lookup(now, key) {
+                found.push((key.to_vec(), located.replicas));
+            }
+            if found.len() > limits::PATTERN_MATCHES_MAX {
+                return Err(Refusal::BUFFER_OVERFLOW);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}

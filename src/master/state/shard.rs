@@ -1,0 +1,317 @@
+//! One shard of the index: objects, found by key, and in lists by last use for each segment.
+//!
+//! An object of one copy costs 96 bytes here, its key once, and about 8 bytes of hash table. The
+//! whole shard is behind one lock, which is held for a few hundred nanoseconds per key.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+
+use crate::pool::eviction::{Ends, Link, Links, NIL};
+use crate::pool::lease::{LastUse, Micros, Pin};
+use crate::pool::slab::Slab;
+
+/// One copy of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Copy {
+    /// The segment's slot.
+    pub(super) segment: u32,
+    /// Its range there.
+    pub(super) piece: u32,
+    /// Where the range begins, in granules.
+    pub(super) granule: u32,
+    /// Neighbours in the segment's list of this shard.
+    pub(super) link: Link,
+}
+
+/// List of objects that are evicted in their turn.
+pub(super) const PLAIN: u8 = 0;
+/// List of objects that are evicted last.
+pub(super) const SOFT: u8 = 1;
+/// List of objects that are not evicted: unfinished or pinned hard.
+pub(super) const KEPT: u8 = 2;
+
+/// Lengths of slices, boxed so that objects of one slice do not pay for them.
+#[derive(Clone, Debug)]
+pub(super) struct Cuts(pub(super) Vec<u64>);
+
+impl Cuts {
+    pub(super) fn of(slices: Vec<u64>) -> Option<Box<Cuts>> {
+        (slices.len() > 1).then(|| Box::new(Cuts(slices)))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Object {
+    pub(super) key: Box<[u8]>,
+    /// Which put; 0 in a vacant slot.
+    pub(super) generation: u64,
+    /// Last use, or the start of an unfinished put.
+    pub(super) at: Micros,
+    pub(super) pin_until: Micros,
+    pub(super) size: u64,
+    /// Lengths of the slices, where there are several.
+    pub(super) cuts: Option<Box<Cuts>>,
+    pub(super) copies: SmallVec<[Copy; 1]>,
+    /// Serial of the client that puts or put it; 0 for anonymous.
+    pub(super) owner: u32,
+    pub(super) pin: u8,
+    pub(super) granted: bool,
+    pub(super) complete: bool,
+    pub(super) list: u8,
+}
+
+impl Object {
+    pub(super) fn last_use(&self) -> LastUse {
+        LastUse { at: self.at, granted: self.granted }
+    }
+
+    pub(super) fn set_last_use(&mut self, last: LastUse) {
+        self.at = last.at;
+        self.granted = last.granted;
+    }
+
+    pub(super) fn pin(&self) -> Pin {
+        match self.pin {
+            0 => Pin::None,
+            1 => Pin::SoftExtended(self.pin_until),
+            2 => Pin::SoftFixed(self.pin_until),
+            _ => Pin::Hard,
+        }
+    }
+
+    pub(super) fn set_pin(&mut self, pin: Pin) {
+        (self.pin, self.pin_until) = match pin {
+            Pin::None => (0, 0),
+            Pin::SoftExtended(until) => (1, until),
+            Pin::SoftFixed(until) => (2, until),
+            Pin::Hard => (3, 0),
+        };
+    }
+
+    /// In which list it belongs.
+    fn right_list(&self, now: Micros) -> u8 {
+        if !self.complete || self.pin() == Pin::Hard {
+            KEPT
+        } else if self.pin().is_soft(now) {
+            SOFT
+        } else {
+            PLAIN
+        }
+    }
+
+    pub(super) fn slices(&self) -> &[u64] {
+        match &self.cuts {
+            Some(cuts) => &cuts.0,
+            None => std::slice::from_ref(&self.size),
+        }
+    }
+
+    pub(super) fn copy_in(&self, segment: u32) -> Option<&Copy> {
+        self.copies.iter().find(|copy| copy.segment == segment)
+    }
+
+    /// Asked for with a soft pin, whether or not it is over; what upstream's gauge counts.
+    pub(super) fn asked_soft(&self) -> bool {
+        matches!(self.pin, 1 | 2)
+    }
+}
+
+/// The links of one segment's lists.
+struct InSegment<'a> {
+    objects: &'a mut Slab<Object>,
+    segment: u32,
+    /// For a link that is not there; never read as one that is.
+    spare: Link,
+}
+
+impl Links for InSegment<'_> {
+    fn link(&mut self, object: u32) -> &mut Link {
+        let copies = &mut self.objects.get_mut(object).copies;
+        match copies.iter_mut().find(|copy| copy.segment == self.segment) {
+            Some(copy) => &mut copy.link,
+            None => {
+                debug_assert!(false, "in the list of a segment without a copy there");
+                &mut self.spare
+            }
+        }
+    }
+}
+
+/// A put that had begun at that time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) at: Micros,
+    pub(super) slot: u32,
+    pub(super) generation: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) number: u32,
+    index: HashTable<u32>,
+    pub(super) objects: Slab<Object>,
+    lists: Vec<[Ends; 3]>,
+    /// Puts in the order of their starts; finished ones leave when they come to the front.
+    pub(super) starts: VecDeque<Start>,
+    pub(super) rng: fastrand::Rng,
+    /// Objects that asked for a soft pin.
+    pub(super) soft: usize,
+    slots_max: u32,
+}
+
+impl Shard {
+    pub(super) fn new(number: u32, seed: u64, slots_max: u32) -> Shard {
+        Shard {
+            number,
+            index: HashTable::new(),
+            objects: Slab::default(),
+            lists: Vec::new(),
+            starts: VecDeque::new(),
+            rng: fastrand::Rng::with_seed(seed),
+            soft: 0,
+            slots_max,
+        }
+    }
+
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |slot| *self.objects.get(*slot).key == *key).copied()
+    }
+
+    /// The object of a slot if it still is that generation.
+    pub(super) fn alive(&self, slot: u32, generation: u64) -> Option<&Object> {
+        let object = self.objects.try_get(slot)?;
+        (generation != 0 && object.generation == generation).then_some(object)
+    }
+
+    /// Takes a slot for an object that is not in the index yet; `None` when the shard is full.
+    pub(super) fn vacant(&mut self) -> Option<u32> {
+        self.objects.insert(Object::default(), self.slots_max)
+    }
+
+    /// Puts an object with its copies into a slot, the index and the lists.
+    pub(super) fn insert(
+        &mut self,
+        slot: u32,
+        hash: u64,
+        object: Object,
+        now: Micros,
+        hash_of: impl Fn(&[u8]) -> u64,
+    ) {
+        let unfinished = !object.complete;
+        let start = Start { at: object.at, slot, generation: object.generation };
+        self.soft += usize::from(object.asked_soft());
+        *self.objects.get_mut(slot) = object;
+        self.enlist(slot, now);
+        let objects = &self.objects;
+        self.index.insert_unique(hash, slot, |slot| hash_of(&objects.get(*slot).key));
+        if unfinished {
+            self.starts.push_back(start);
+        }
+    }
+
+    /// Takes an object out of everything; its ranges are the caller's affair.
+    pub(super) fn remove(&mut self, slot: u32, hash: u64) -> Object {
+        self.delist(slot);
+        if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
+            entry.remove();
+        }
+        let object = self.objects.remove(slot);
+        self.soft -= usize::from(object.asked_soft());
+        object
+    }
+
+    /// Gives a slot back that was taken by [`Shard::vacant`] and not used.
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.objects.remove(slot);
+    }
+
+    fn enlist(&mut self, slot: u32, now: Micros) {
+        let object = self.objects.get_mut(slot);
+        object.list = object.right_list(now);
+        let list = object.list as usize;
+        let segments: SmallVec<[u32; 4]> = object.copies.iter().map(|c| c.segment).collect();
+        for segment in segments {
+            self.push(slot, segment, list);
+        }
+    }
+
+    fn push(&mut self, slot: u32, segment: u32, list: usize) {
+        if self.lists.len() <= segment as usize {
+            self.lists.resize(segment as usize + 1, <[Ends; 3]>::default());
+        }
+        let ends = &mut self.lists[segment as usize][list];
+        let spare = Link::default();
+        ends.push(&mut InSegment { objects: &mut self.objects, segment, spare }, slot);
+    }
+
+    fn delist(&mut self, slot: u32) {
+        let object = self.objects.get(slot);
+        let list = object.list as usize;
+        let segments: SmallVec<[u32; 4]> = object.copies.iter().map(|c| c.segment).collect();
+        for segment in segments {
+            self.unlink(slot, segment, list);
+        }
+    }
+
+    fn unlink(&mut self, slot: u32, segment: u32, list: usize) {
+        let Some(lists) = self.lists.get_mut(segment as usize) else { return };
+        let spare = Link::default();
+        lists[list].unlink(&mut InSegment { objects: &mut self.objects, segment, spare }, slot);
+    }
+
+    /// Moves an object to the newest end of the lists in which it belongs now.
+    pub(super) fn renew(&mut self, slot: u32, now: Micros) {
+        self.delist(slot);
+        self.enlist(slot, now);
+    }
+
+    /// Takes one copy of an object away and says which; the object keeps the others.
+    pub(super) fn drop_copy(&mut self, slot: u32, segment: u32) -> Option<Copy> {
+        let object = self.objects.get(slot);
+        let at = object.copies.iter().position(|copy| copy.segment == segment)?;
+        let list = object.list as usize;
+        self.unlink(slot, segment, list);
+        Some(self.objects.get_mut(slot).copies.remove(at))
+    }
+
+    /// Adds a copy to an object.
+    pub(super) fn add_copy(&mut self, slot: u32, copy: Copy) {
+        let object = self.objects.get_mut(slot);
+        let list = object.list as usize;
+        object.copies.push(copy);
+        self.push(slot, copy.segment, list);
+    }
+
+    /// Oldest object of a segment's list.
+    pub(super) fn oldest(&self, segment: u32, list: u8) -> u32 {
+        self.lists.get(segment as usize).map_or(NIL, |lists| lists[list as usize].oldest)
+    }
+
+    /// The next newer object in a segment's list.
+    pub(super) fn newer(&self, slot: u32, segment: u32) -> u32 {
+        self.objects.get(slot).copy_in(segment).map_or(NIL, |copy| copy.link.newer)
+    }
+
+    /// Forgets starts of puts that have ended, as far as they are the oldest.
+    pub(super) fn trim_starts(&mut self) {
+        while let Some(start) = self.starts.front() {
+            let open = self.alive(start.slot, start.generation).is_some_and(|o| !o.complete);
+            if open {
+                break;
+            }
+            self.starts.pop_front();
+        }
+    }
+
+    /// All slots in use.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.objects.bound()).filter(|slot| self.objects.get(*slot).generation != 0)
+    }
+
+    /// Objects in the index.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+}
