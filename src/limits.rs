@@ -100,6 +100,9 @@ pub const CONFIG_LIST_ITEMS_MAX: usize = 256;
 /// Characters of an unknown key that are repeated in the error about it.
 pub const CONFIG_KEY_CHARS_SHOWN: usize = 64;
 
+/// Times of the master's flags: a year, which is for ever there. Sums of a few stay in every clock.
+pub const MASTER_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Endpoints of one metadata service.
 pub const METADATA_ENDPOINTS_MAX: usize = 64;
 

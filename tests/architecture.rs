@@ -20,8 +20,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "bin",
         &[
-            "config", "engine", "error", "limits", "metadata", "metrics", "net", "sys", "time",
-            "topology",
+            "config", "engine", "error", "limits", "master", "metadata", "metrics", "net", "sys",
+            "time", "topology",
         ],
     ),
     ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "sys"]),
@@ -42,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("master", &["error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
+    ("master", &["config", "error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
     (
         "transport",
         &[

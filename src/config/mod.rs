@@ -9,6 +9,7 @@ mod check;
 mod dialect;
 mod document;
 mod environment;
+pub mod gflags;
 mod nearest;
 mod origin;
 mod parse;

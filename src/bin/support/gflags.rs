@@ -1,124 +1,53 @@
-//! Command lines as the upstream programs take them: `--flag=value`, `--flag value`, one dash or
-//! two, dashes or underscores in names, `--flag` and `--noflag` for booleans.
-//!
-//! Turns them into the one spelling that the program's [`clap::Command`] knows. Owns nothing.
+//! Command lines as the upstream programs take them, for programs that describe their flags with
+//! [`clap`]: turns them into the one spelling that the program's [`clap::Command`] knows. The
+//! spellings themselves are known to [`mooncake::config::gflags`]. Owns nothing.
 
 use clap::{ArgAction, Command};
+use mooncake::config::gflags::{parse, Kind, Known, Problem, Request, Sources};
 
-/// Flags of upstream's logging library, which every upstream program has. They are accepted and
-/// have no effect. `true`: it takes a value.
-const LOGGING: &[(&str, bool)] = &[
-    ("alsologtoemail", true),
-    ("alsologtostderr", false),
-    ("colorlogtostderr", false),
-    ("log_backtrace_at", true),
-    ("log_dir", true),
-    ("log_link", true),
-    ("log_prefix", false),
-    ("logbuflevel", true),
-    ("logbufsecs", true),
-    ("logtostderr", false),
-    ("logtostdout", false),
-    ("max_log_size", true),
-    ("minloglevel", true),
-    ("stderrthreshold", true),
-    ("v", true),
-    ("vmodule", true),
-];
-
-/// Spellings of upstream's help flags.
-const HELP: &[&str] = &["help", "helpfull", "helpshort", "helppackage", "helpxml", "h"];
+pub(crate) use mooncake::config::gflags::unsigned;
 
 /// The arguments of a program, without its name, in the spelling of `command`. Words that are no
-/// flags are left out, as upstream ignores them.
+/// flags are left out, as upstream ignores them; what is wrong is left for `command` to refuse.
 pub(crate) fn normalise(command: &Command, arguments: Vec<String>) -> Vec<String> {
-    let mut spelled = Vec::new();
-    let mut rest = arguments.into_iter();
-    while let Some(argument) = rest.next() {
-        let Some(flag) = flag_of(&argument) else {
-            if argument == "--" {
-                break;
-            }
-            continue;
-        };
-        let (name, mut value) = match flag.split_once('=') {
-            Some((name, value)) => (name.replace('-', "_"), Some(value.to_owned())),
-            None => (flag.replace('-', "_"), None),
-        };
-        if HELP.contains(&name.as_str()) {
-            spelled.push("--help".to_owned());
-            continue;
-        }
-        if let Some(takes_value) = logging(&name) {
-            if takes_value && value.is_none() {
-                rest.next();
-            }
-            continue;
-        }
-        if let Some(name) = name.strip_prefix("no").filter(|name| is_bool(command, name)) {
-            spelled.push(format!("--{name}=false"));
-            continue;
-        }
-        if is_bool(command, &name) {
-            let value = value.as_deref().map_or("true", bool_word);
-            spelled.push(format!("--{name}={value}"));
-            continue;
-        }
-        if value.is_none() && is_known(command, &name) {
-            value = rest.next();
-        }
-        spelled.push(match value {
-            Some(value) => format!("--{name}={value}"),
-            None => format!("--{name}"),
+    let known = |name: &str| {
+        let argument = command.get_arguments().find(|known| known.get_long() == Some(name))?;
+        let is_bool = matches!(argument.get_action(), ArgAction::Set)
+            && argument.get_num_args().is_some_and(|range| range.min_values() == 0);
+        Some(Known { kind: if is_bool { Kind::Bool } else { Kind::Text }, help: "" })
+    };
+    let sources = Sources {
+        program: command.get_name(),
+        variable: &|name| std::env::var(name).ok(),
+        file: &|path| std::fs::read_to_string(path),
+    };
+    let parsed = parse(arguments, &known, &sources);
+    let mut spelled = match parsed.request {
+        Request::Run => Vec::new(),
+        Request::Help(..) => vec!["--help".to_owned()],
+        Request::Version => vec!["--version".to_owned()],
+    };
+    for (name, value) in parsed.assignments {
+        let is_bool = known(&name).is_some_and(|flag| flag.kind == Kind::Bool);
+        let value = if is_bool { bool_word(&value) } else { value };
+        spelled.push(format!("--{name}={value}"));
+    }
+    for problem in parsed.problems {
+        spelled.push(match problem {
+            Problem::Unknown { name, .. } | Problem::Missing { name, .. } => format!("--{name}"),
+            Problem::Illegal { name, value, .. } => format!("--{name}={value}"),
+            Problem::NotBool { written, .. } => format!("--{written}"),
+            // No flag has such a name: the parser repeats it as what it does not know.
+            Problem::NoVariable(what) | Problem::File(what) => format!("--{what}"),
         });
     }
     spelled
 }
 
-/// A number as upstream takes it: decimal, or hexadecimal after `0x`.
-pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|error| error.to_string())
-}
-
-fn flag_of(argument: &str) -> Option<&str> {
-    let flag = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'))?;
-    (!flag.is_empty()).then_some(flag)
-}
-
-fn logging(name: &str) -> Option<bool> {
-    let find = |name: &str| LOGGING.iter().find(|(known, _)| *known == name);
-    match find(name) {
-        Some((_, takes_value)) => Some(*takes_value),
-        None => {
-            find(name.strip_prefix("no")?).filter(|(_, takes_value)| !takes_value).map(|_| false)
-        }
-    }
-}
-
-fn is_known(command: &Command, name: &str) -> bool {
-    command.get_arguments().any(|argument| argument.get_long() == Some(name))
-}
-
-/// True for a flag that stands for a boolean: it takes `=value`, but does not need it.
-fn is_bool(command: &Command, name: &str) -> bool {
-    command.get_arguments().any(|argument| {
-        argument.get_long() == Some(name)
-            && matches!(argument.get_action(), ArgAction::Set)
-            && argument.get_num_args().is_some_and(|range| range.min_values() == 0)
-    })
-}
-
-/// Upstream's words for booleans; others are left for the parser to refuse.
-fn bool_word(value: &str) -> &str {
-    match value.to_ascii_lowercase().as_str() {
-        "1" | "t" | "true" | "y" | "yes" => "true",
-        "0" | "f" | "false" | "n" | "no" => "false",
-        _ => value,
-    }
+/// The words of clap for upstream's.
+fn bool_word(value: &str) -> String {
+    let is_on = matches!(value.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes");
+    is_on.to_string()
 }
 
 #[cfg(test)]
@@ -160,13 +89,5 @@ mod tests {
     fn unknown_flags_are_left_for_the_parser() {
         assert_eq!(spelled(&["--unknown", "5"]), ["--unknown"]);
         assert_eq!(spelled(&["--helpshort"]), ["--help"]);
-    }
-
-    #[test]
-    fn numbers_are_decimal_or_hexadecimal() {
-        assert_eq!(unsigned("65536"), Ok(65_536));
-        assert_eq!(unsigned("0x10"), Ok(16));
-        assert!(unsigned("-1").is_err());
-        assert!(unsigned("1G").is_err());
     }
 }

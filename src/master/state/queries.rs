@@ -18,6 +18,10 @@ pub struct SegmentUse {
     pub owner: crate::pool::identity::ClientId,
     /// Name under which the transfer engine finds it.
     pub endpoint: String,
+    /// How it is reached; empty where the owner did not say.
+    pub protocol: String,
+    /// First address, in the owner's process.
+    pub base: u64,
     /// Bytes asked for by live objects.
     pub used: u64,
     /// Bytes that rest before they are used again.
@@ -71,6 +75,8 @@ fn use_of(cell: &Cell) -> SegmentUse {
         id: cell.segment.id,
         owner: cell.holder.id,
         endpoint: cell.segment.endpoint.clone(),
+        protocol: cell.segment.protocol.clone(),
+        base: cell.segment.base,
         used: cell.used(),
         resting: cell.resting(),
         capacity: cell.segment.size,

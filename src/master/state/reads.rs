@@ -77,6 +77,24 @@ impl State {
         Ok(Located { replicas, lease_ttl_ms, generation: sight.generation })
     }
 
+    /// Where the object is, without a lease: for people who look, not for readers.
+    pub fn peek(&self, key: &[u8]) -> Outcome<Vec<Replica>> {
+        let hash = self.hash(key);
+        let shard = self.shard(self.shard_of(hash)).lock();
+        let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
+        let object = shard.objects.get(slot);
+        let table = self.table.load();
+        if !is_visible(&table, object) {
+            return Err(Refusal::OBJECT_NOT_FOUND);
+        }
+        if !object.complete {
+            return Err(Refusal::REPLICA_IS_NOT_READY);
+        }
+        let sight = Sight::of(object);
+        drop(shard);
+        Ok(self.replicas(&table, &sight))
+    }
+
     fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) {
         let object = shard.objects.get_mut(slot);
         let mut last = object.last_use();

@@ -80,8 +80,9 @@ fn unusable(error: std::io::Error) -> Error {
     Error::io(ErrorKind::Resource, "cannot use the listening socket", error)
 }
 
-/// Serves every connection until `stop` is ready, and then those that are at a request.
-async fn accept(
+/// Serves every connection until `stop` is ready, and then those that are at a request. Any router
+/// does, so that other pages are served with the same bounds.
+pub async fn accept(
     listener: tokio::net::TcpListener,
     router: axum::Router,
     stop: impl Future<Output = ()>,
