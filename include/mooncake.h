@@ -118,6 +118,8 @@ typedef int32_t mc_status_t;
 #define MC_ERR_TOO_MANY_REQUESTS (-108)
 /** The object is not in a state in which this call makes sense. */
 #define MC_ERR_INVALID_STATE (-109)
+/** The result does not fit into the buffer that was given for it. */
+#define MC_ERR_BUFFER_TOO_SMALL (-110)
 /** The deadline passed. */
 #define MC_ERR_TIMEOUT (-200)
 /** The object is in use. */
@@ -148,6 +150,24 @@ typedef int32_t mc_status_t;
 #define MC_ERR_SEGMENT_NOT_FOUND (-501)
 /** A metadata document cannot be read. */
 #define MC_ERR_METADATA_MALFORMED (-502)
+/** The master of the store cannot be reached or does not answer. */
+#define MC_ERR_MASTER_UNAVAILABLE (-503)
+/** No such object. */
+#define MC_ERR_OBJECT_NOT_FOUND (-600)
+/** The object exists already; it was not changed. */
+#define MC_ERR_OBJECT_EXISTS (-601)
+/** The object is still being written, or its writer has gone. */
+#define MC_ERR_OBJECT_NOT_READY (-602)
+/** Readers hold a lease on the object. */
+#define MC_ERR_OBJECT_LEASED (-603)
+/** The lease ended before the bytes were copied; the bytes must not be used. */
+#define MC_ERR_LEASE_EXPIRED (-604)
+/** No segment has room for the object. */
+#define MC_ERR_NO_SPACE (-605)
+/** The bytes are not those that were put. */
+#define MC_ERR_CHECKSUM_MISMATCH (-606)
+/** The master refused for another reason; the last error text has its number. */
+#define MC_ERR_STORE_REFUSED (-607)
 /** The engine is being or has been destroyed. */
 #define MC_ERR_SHUTDOWN (-700)
 /** The handle was inherited through fork; it works only in the process that made it. */
@@ -991,6 +1011,552 @@ mc_status_t mc_engine_metrics_text(const mc_engine_t *engine,
                                    char *buf,
                                    size_t buf_len,
                                    size_t *len_out);
+
+/* ---- Store ------------------------------------------------------------------------------- */
+/**
+ * Value of the sizes in mc_store_options_t for "no memory at all", where a file or the environment
+ * says otherwise.
+ */
+#define MC_STORE_NO_BYTES 18446744073709551615ull
+/** Evict the object last. */
+#define MC_PUT_SOFT_PIN 1
+/** Never evict the object; masters of ours only. */
+#define MC_PUT_HARD_PIN 2
+/** Put all objects of the batch into the segment of the first. */
+#define MC_PUT_SAME_NODE 4
+
+/** A client of the store. Opaque. */
+typedef struct mc_store_t mc_store_t;
+
+/**
+ * How a client of the store is opened. Set struct_size to sizeof(mc_store_options_t) and
+ * everything else to zero; then change what you need. What is zero comes from json, then from the
+ * environment (MOONCAKE_* and MC_* variables), then from the default.
+ */
+typedef struct mc_store_options_t {
+    /** sizeof(mc_store_options_t). */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved;
+    /** Name of this client, "host" or "host:port", under whose host peers reach it; needed. */
+    const char *local_hostname;
+    /** Where engines find each other; default "P2PHANDSHAKE". */
+    const char *metadata_server;
+    /** Transport; default "tcp". */
+    const char *protocol;
+    /** Adapters to use, separated by commas; default: all. */
+    const char *device_name;
+    /** Address of the master, "host:port", or several separated by commas; needed. */
+    const char *master_server_address;
+    /** Memory given to the pool; default: none. */
+    uint64_t global_segment_bytes;
+    /** Memory for mc_store_get_buffer; default 16 MiB. */
+    uint64_t local_buffer_bytes;
+    /** A JSON object with the names of mooncake.json and any setting of docs/configuration.md. */
+    const char *json;
+} mc_store_options_t;
+
+/** What is asked of a put beside the bytes. Set struct_size to sizeof(mc_put_options_t). */
+typedef struct mc_put_options_t {
+    /** sizeof(mc_put_options_t). */
+    uint32_t struct_size;
+    /**
+     * Copies, each in another segment; default 1. Where there are fewer segments, fewer are made.
+     */
+    uint32_t replica_num;
+    /** MC_PUT_* bits. */
+    uint32_t flags;
+    /** Longest time; default: the setting transfer_timeout_ms. */
+    uint32_t timeout_ms;
+    /** How long MC_PUT_SOFT_PIN lasts; default: the master's. Masters of ours only. */
+    uint64_t soft_pin_ttl_ms;
+    /** Names of segments to try first (mc_store_hostname of their clients); may be NULL. */
+    const char *const *preferred_segments;
+    /** How many. */
+    size_t preferred_segment_count;
+} mc_put_options_t;
+
+/**
+ * Opens a client of the store: allocates and mounts its memory, and starts the thread that gives
+ * signs of life.
+ *
+ * @param options    read during the call only.
+ * @param engine     the engine that moves the bytes; it must live longer than the client, and the
+ *                   options that concern it are ignored. NULL: the client makes its own.
+ * @param store_out  receives the client, owned by the caller until mc_store_close; NULL on
+ *                   failure.
+ *
+ * Threads: any. Blocks: for the metadata service and the master, longest the transfer timeout for
+ * each. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_INVALID_ADDRESS; MC_ERR_UNSUPPORTED;
+ * MC_ERR_MASTER_UNAVAILABLE; MC_ERR_METADATA_UNAVAILABLE; MC_ERR_RESOURCE; MC_ERR_STORE_REFUSED.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_open(const struct mc_store_options_t *options,
+                          mc_engine_t *engine,
+                          struct mc_store_t **store_out);
+
+/**
+ * Closes a client: waits for calls that are inside it, takes its memory out of the pool, and lets
+ * go of everything but buffers that are still held.
+ *
+ * Objects whose only replica was in its memory are gone. An engine that was given stays open.
+ *
+ * @param store  the client; NULL does nothing. The handle is invalid afterwards, whatever is
+ *               returned.
+ *
+ * Threads: any, but not inside a log sink; other calls in the client end with MC_ERR_SHUTDOWN or
+ * as they would have. Blocks: longest 20 s. Returns: MC_OK; MC_ERR_INVALID_HANDLE when it was
+ * closed before; MC_ERR_INVALID_STATE inside a log sink; MC_ERR_TIMEOUT when a call of another
+ * thread did not end in time. Since: 0.2.
+ */
+mc_status_t mc_store_close(struct mc_store_t *store);
+
+/**
+ * Copies the name of a client, by which others prefer its memory: "host:port".
+ *
+ * @param store, buf, buf_len, len_out  as in mc_engine_local_name.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT. Since: 0.2.
+ */
+mc_status_t mc_store_hostname(const struct mc_store_t *store,
+                              char *buf,
+                              size_t buf_len,
+                              size_t *len_out);
+
+/**
+ * Puts one object. An object that exists is not changed.
+ *
+ * @param store      the client.
+ * @param key        name of the object, 1 to 65536 bytes of any kind.
+ * @param key_len    how many.
+ * @param value      its bytes; registered memory (mc_store_register_buffer) is fastest.
+ * @param value_len  how many, not 0.
+ * @param options    NULL = all defaults.
+ *
+ * Threads: any. Blocks: longest the timeout of the options, and 2 s for taking back.
+ * Returns: MC_OK when all copies are complete; MC_ERR_OBJECT_EXISTS; MC_ERR_OBJECT_NOT_READY when
+ * another put of the key is not complete, or never will be; MC_ERR_NO_SPACE;
+ * MC_ERR_MASTER_UNAVAILABLE; MC_ERR_INVALID_ARGUMENT; MC_ERR_SHUTDOWN; what transfers can return.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_put(struct mc_store_t *store,
+                         const char *key,
+                         size_t key_len,
+                         const void *value,
+                         size_t value_len,
+                         const struct mc_put_options_t *options);
+
+/**
+ * Reads one object into memory of the caller.
+ *
+ * @param store       the client.
+ * @param key         name of the object.
+ * @param key_len     its bytes.
+ * @param buffer      receives the bytes; after a failure they must not be used.
+ * @param buffer_len  room; may be more than the object has.
+ * @param timeout_ms  longest time; 0 = the setting transfer_timeout_ms.
+ * @param size_out    receives the object's size; may be NULL.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: MC_OK; MC_ERR_OBJECT_NOT_FOUND;
+ * MC_ERR_OBJECT_NOT_READY; MC_ERR_BUFFER_TOO_SMALL; MC_ERR_LEASE_EXPIRED;
+ * MC_ERR_MASTER_UNAVAILABLE; MC_ERR_INVALID_ARGUMENT; MC_ERR_SHUTDOWN; what transfers can return.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_get(struct mc_store_t *store,
+                         const char *key,
+                         size_t key_len,
+                         void *buffer,
+                         size_t buffer_len,
+                         uint32_t timeout_ms,
+                         uint64_t *size_out);
+
+/**
+ * Tells the size of an object. Takes a lease on it.
+ *
+ * @param store, key, key_len, timeout_ms  as in mc_store_get.
+ * @param size_out  receives the size.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: MC_OK; MC_ERR_OBJECT_NOT_FOUND;
+ * MC_ERR_OBJECT_NOT_READY; MC_ERR_MASTER_UNAVAILABLE; MC_ERR_INVALID_ARGUMENT; MC_ERR_SHUTDOWN.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_size(struct mc_store_t *store,
+                          const char *key,
+                          size_t key_len,
+                          uint32_t timeout_ms,
+                          uint64_t *size_out);
+
+/**
+ * Tells whether an object exists and is complete. Takes a lease on it if it does.
+ *
+ * @param store, key, key_len, timeout_ms  as in mc_store_get.
+ * @param exists_out  receives 1 or 0.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: MC_OK; MC_ERR_MASTER_UNAVAILABLE;
+ * MC_ERR_INVALID_ARGUMENT; MC_ERR_SHUTDOWN. Since: 0.2.
+ */
+mc_status_t mc_store_exists(struct mc_store_t *store,
+                            const char *key,
+                            size_t key_len,
+                            uint32_t timeout_ms,
+                            int32_t *exists_out);
+
+/**
+ * Removes one object.
+ *
+ * @param store, key, key_len, timeout_ms  as in mc_store_get.
+ * @param force  not 0: also when readers hold a lease; masters of ours only.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: MC_OK; MC_ERR_OBJECT_NOT_FOUND;
+ * MC_ERR_OBJECT_LEASED; MC_ERR_OBJECT_NOT_READY; MC_ERR_UNSUPPORTED; MC_ERR_MASTER_UNAVAILABLE;
+ * MC_ERR_INVALID_ARGUMENT; MC_ERR_SHUTDOWN. Since: 0.2.
+ */
+mc_status_t mc_store_remove(struct mc_store_t *store,
+                            const char *key,
+                            size_t key_len,
+                            int32_t force,
+                            uint32_t timeout_ms);
+
+/**
+ * Removes all objects in whose name a regular expression is found, as far as they are complete and
+ * not leased.
+ *
+ * @param store        the client.
+ * @param pattern      the expression.
+ * @param pattern_len  its bytes.
+ * @param force        as in mc_store_remove.
+ * @param count_out    receives how many were removed; may be NULL.
+ *
+ * Threads: any. Blocks: longest the setting transfer_timeout_ms. Returns: MC_OK;
+ * MC_ERR_INVALID_ARGUMENT, also for a wrong expression; MC_ERR_UNSUPPORTED;
+ * MC_ERR_MASTER_UNAVAILABLE; MC_ERR_SHUTDOWN. Since: 0.2.
+ */
+mc_status_t mc_store_remove_by_pattern(struct mc_store_t *store,
+                                       const char *pattern,
+                                       size_t pattern_len,
+                                       int32_t force,
+                                       uint64_t *count_out);
+
+/**
+ * Removes all objects that are not leased.
+ *
+ * @param store      the client.
+ * @param force      as in mc_store_remove.
+ * @param count_out  receives how many were removed; may be NULL.
+ *
+ * Threads: any. Blocks: longest the setting transfer_timeout_ms. Returns: MC_OK;
+ * MC_ERR_INVALID_ARGUMENT; MC_ERR_UNSUPPORTED; MC_ERR_MASTER_UNAVAILABLE; MC_ERR_SHUTDOWN.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_remove_all(struct mc_store_t *store, int32_t force, uint64_t *count_out);
+
+/**
+ * Registers memory that objects are put from and got into, which makes that cheaper. Peers cannot
+ * reach it.
+ *
+ * @param store         the client.
+ * @param address       its first byte; it must stay mapped until it is unregistered.
+ * @param length_bytes  its length, not 0.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_OVERLAP, also for
+ * the same range again; MC_ERR_LIMIT_REACHED; MC_ERR_SHUTDOWN. Since: 0.2.
+ */
+mc_status_t mc_store_register_buffer(struct mc_store_t *store, void *address, size_t length_bytes);
+
+/**
+ * Takes that back. When it returns, the store does not touch the memory any more.
+ *
+ * @param store    the client.
+ * @param address  as it was registered.
+ *
+ * Threads: any. Blocks: for copies under way, microseconds. Returns: MC_OK;
+ * MC_ERR_NOT_REGISTERED; MC_ERR_SHUTDOWN. Since: 0.2.
+ */
+mc_status_t mc_store_unregister_buffer(struct mc_store_t *store, void *address);
+
+/**
+ * Translates a status into the number that upstream's store interfaces have for it.
+ *
+ * @param status  any number.
+ * @return 0 for MC_OK, else a negative number such as -704 for MC_ERR_OBJECT_NOT_FOUND.
+ *
+ * Threads: any. Blocks: no. Since: 0.2.
+ */
+int32_t mc_store_upstream_code(mc_status_t status);
+
+/* ---- Batches of objects ------------------------------------------------------------------ */
+/** A range of local memory. */
+typedef struct mc_store_range_t {
+    /** Its first byte. */
+    void *address;
+    /** Its length. */
+    size_t length_bytes;
+} mc_store_range_t;
+
+/**
+ * An object of a batch, and the memory its bytes come from or go to: ranges one after the other,
+ * in any cut.
+ */
+typedef struct mc_store_object_t {
+    /** Name of the object. */
+    const char *key;
+    /** Its bytes. */
+    size_t key_len;
+    /** The memory. */
+    const struct mc_store_range_t *ranges;
+    /** How many ranges; 0 where a call is about names only. */
+    size_t range_count;
+} mc_store_object_t;
+
+/**
+ * Puts many objects.
+ *
+ * @param store         the client.
+ * @param objects       what to put; memory is read during the call only.
+ * @param count         how many.
+ * @param options       for all of them; NULL = all defaults.
+ * @param statuses_out  receives a status for each object, as mc_store_put returns it.
+ *
+ * Threads: any. Blocks: as mc_store_put. Returns: MC_OK when the batch was carried out and
+ * statuses_out says how each object ended, the last error text being that of the first failure;
+ * MC_ERR_INVALID_ARGUMENT, MC_ERR_TOO_MANY_REQUESTS or MC_ERR_SHUTDOWN when nothing was done.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_put_batch(mc_store_t *store,
+                               const struct mc_store_object_t *objects,
+                               size_t count,
+                               const mc_put_options_t *options,
+                               mc_status_t *statuses_out);
+
+/**
+ * Reads many objects into memory of the caller.
+ *
+ * @param store         the client.
+ * @param objects       names, and where the bytes go; the ranges of an object may have more room
+ *                      than it has bytes.
+ * @param count         how many.
+ * @param timeout_ms    longest time; 0 = the setting transfer_timeout_ms.
+ * @param sizes_out     receives the size of each object, 0 after a failure; may be NULL.
+ * @param statuses_out  receives a status for each object, as mc_store_get returns it.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_put_batch. Since: 0.2.
+ */
+mc_status_t mc_store_get_batch(mc_store_t *store,
+                               const struct mc_store_object_t *objects,
+                               size_t count,
+                               uint32_t timeout_ms,
+                               uint64_t *sizes_out,
+                               mc_status_t *statuses_out);
+
+/**
+ * Tells the sizes of many objects. Takes a lease on each.
+ *
+ * @param store, objects, count, timeout_ms, sizes_out, statuses_out  as in mc_store_get_batch;
+ *        only the names of the objects are looked at.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_put_batch, and
+ * MC_ERR_MASTER_UNAVAILABLE. Since: 0.2.
+ */
+mc_status_t mc_store_size_batch(mc_store_t *store,
+                                const struct mc_store_object_t *objects,
+                                size_t count,
+                                uint32_t timeout_ms,
+                                uint64_t *sizes_out,
+                                mc_status_t *statuses_out);
+
+/**
+ * Tells which of many objects exist and are complete. Takes a lease on each that does.
+ *
+ * @param store, objects, count, timeout_ms, statuses_out  as in mc_store_size_batch.
+ * @param exists_out  receives 1 or 0 for each object.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_size_batch. Since: 0.2.
+ */
+mc_status_t mc_store_exists_batch(mc_store_t *store,
+                                  const struct mc_store_object_t *objects,
+                                  size_t count,
+                                  uint32_t timeout_ms,
+                                  int32_t *exists_out,
+                                  mc_status_t *statuses_out);
+
+/**
+ * Removes many objects.
+ *
+ * @param store, objects, count, timeout_ms, statuses_out  as in mc_store_size_batch.
+ * @param force  as in mc_store_remove.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_size_batch. Since: 0.2.
+ */
+mc_status_t mc_store_remove_batch(mc_store_t *store,
+                                  const struct mc_store_object_t *objects,
+                                  size_t count,
+                                  int32_t force,
+                                  uint32_t timeout_ms,
+                                  mc_status_t *statuses_out);
+
+/* ---- Buffers of the store ---------------------------------------------------------------- */
+/** An object's bytes in memory of the store. Opaque. */
+typedef struct mc_store_buffer_t mc_store_buffer_t;
+
+/**
+ * Reads one object into memory of the store.
+ *
+ * @param store, key, key_len, timeout_ms  as in mc_store_get.
+ * @param buffer_out  receives the buffer, owned by the caller until mc_store_buffer_release; NULL
+ *                    on failure.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_get, and MC_ERR_LIMIT_REACHED
+ * when buffers that were not released leave no room. Since: 0.2.
+ */
+mc_status_t mc_store_get_buffer(mc_store_t *store,
+                                const char *key,
+                                size_t key_len,
+                                uint32_t timeout_ms,
+                                struct mc_store_buffer_t **buffer_out);
+
+/**
+ * Reads many objects into memory of the store.
+ *
+ * @param store, objects, count, timeout_ms, statuses_out  as in mc_store_size_batch.
+ * @param buffers_out  receives a buffer for each object, NULL where its status is a failure.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_put_batch. Since: 0.2.
+ */
+mc_status_t mc_store_get_buffers(mc_store_t *store,
+                                 const mc_store_object_t *objects,
+                                 size_t count,
+                                 uint32_t timeout_ms,
+                                 struct mc_store_buffer_t **buffers_out,
+                                 mc_status_t *statuses_out);
+
+/**
+ * Gives the first byte of a buffer. The bytes may be read and changed until the buffer is
+ * released, also after the store was closed.
+ *
+ * @param buffer  the buffer.
+ * @return the address; NULL for a handle that is not a buffer.
+ *
+ * Threads: any. Blocks: no. Since: 0.2.
+ */
+void *mc_store_buffer_address(const struct mc_store_buffer_t *buffer);
+
+/**
+ * Gives the bytes of a buffer.
+ *
+ * @param buffer  the buffer.
+ * @return how many; 0 for a handle that is not a buffer.
+ *
+ * Threads: any. Blocks: no. Since: 0.2.
+ */
+size_t mc_store_buffer_size(const struct mc_store_buffer_t *buffer);
+
+/**
+ * Gives a buffer back. Its memory must not be touched any more.
+ *
+ * @param buffer  the buffer; NULL does nothing.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_HANDLE when it was released before.
+ * Since: 0.2.
+ */
+mc_status_t mc_store_buffer_release(struct mc_store_buffer_t *buffer);
+
+/* ---- State of the store client ----------------------------------------------------------- */
+/** What a client last heard of its master. Set struct_size to sizeof(mc_store_health_t). */
+typedef struct mc_store_health_t {
+    /** sizeof(mc_store_health_t). */
+    uint32_t struct_size;
+    /** 1 when the last sign of life was answered, else 0. */
+    int32_t master_is_reachable;
+    /** 1 when the master is one of ours, 0 when it is upstream's. */
+    int32_t master_is_native;
+    /** Why the last sign of life was not answered; MC_OK when it was. */
+    mc_status_t last_failure;
+    /** Signs of life in a row that were not answered. */
+    uint64_t failures;
+    /** Time since the last answer. */
+    uint64_t since_answer_ms;
+    /** Objects that the memory of this client is known to hold; masters of ours only. */
+    uint64_t objects_held;
+} mc_store_health_t;
+
+/** What a client has counted since it was opened. Set struct_size to sizeof(mc_store_metrics_t). */
+typedef struct mc_store_metrics_t {
+    /** sizeof(mc_store_metrics_t). */
+    uint32_t struct_size;
+    /** Zero. */
+    uint32_t reserved;
+    /** Objects put. */
+    uint64_t puts;
+    /** Puts that found the object there already. */
+    uint64_t puts_existing;
+    /** Puts that failed. */
+    uint64_t puts_failed;
+    /** Bytes put, each replica asked for counted. */
+    uint64_t put_bytes;
+    /** Objects read. */
+    uint64_t gets;
+    /** Reads of objects that do not exist. */
+    uint64_t gets_missed;
+    /** Reads that failed. */
+    uint64_t gets_failed;
+    /** Bytes read. */
+    uint64_t got_bytes;
+    /** Copies made inside the process instead of transfers. */
+    uint64_t copies;
+    /** Replicas that could not be read. */
+    uint64_t replica_failures;
+    /** Reads repeated because their lease ended. */
+    uint64_t rereads;
+    /** Objects removed. */
+    uint64_t removes;
+    /** Signs of life that were not answered. */
+    uint64_t pings_failed;
+    /** Times the memory was mounted again. */
+    uint64_t remounts;
+    /** Objects told to a restarted master. */
+    uint64_t objects_reported;
+} mc_store_metrics_t;
+
+/**
+ * Tells what a client last heard of its master. Makes no call.
+ *
+ * @param store       the client.
+ * @param health_out  its struct_size says how much is filled.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT; MC_ERR_SHUTDOWN. Since: 0.2.
+ */
+mc_status_t mc_store_health(mc_store_t *store, struct mc_store_health_t *health_out);
+
+/**
+ * Reads the counters of a client.
+ *
+ * @param store        the client.
+ * @param metrics_out  its struct_size says how much is filled.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT. Since: 0.2.
+ */
+mc_status_t mc_store_metrics(const mc_store_t *store, struct mc_store_metrics_t *metrics_out);
+
+/**
+ * Copies the counters of a client as text in the format Prometheus reads (OpenMetrics).
+ *
+ * @param store, buf, buf_len, len_out  as in mc_engine_local_name.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT. Since: 0.2.
+ */
+mc_status_t mc_store_metrics_text(const mc_store_t *store,
+                                  char *buf,
+                                  size_t buf_len,
+                                  size_t *len_out);
+
+/**
+ * Copies what a client found and chose, as JSON for people: segments, master, engine.
+ *
+ * @param store, buf, buf_len, len_out  as in mc_engine_local_name.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT. Since: 0.2.
+ */
+mc_status_t mc_store_dump(const mc_store_t *store, char *buf, size_t buf_len, size_t *len_out);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -35,6 +35,8 @@ pub enum ErrorKind {
     TooManyRequests,
     /// The object is not in a state in which this call makes sense.
     InvalidState,
+    /// The result does not fit into the buffer that was given for it.
+    BufferTooSmall,
 
     // Nothing is lost; the same call may succeed later.
     /// The deadline passed.
@@ -73,6 +75,26 @@ pub enum ErrorKind {
     SegmentNotFound,
     /// A document is malformed.
     MetadataMalformed,
+    /// The master of the store cannot be reached or does not answer.
+    MasterUnavailable,
+
+    // How an operation of the store ended.
+    /// No such object.
+    ObjectNotFound,
+    /// The object exists already; it was not changed.
+    ObjectExists,
+    /// The object is still being written, or its writer has gone.
+    ObjectNotReady,
+    /// Readers hold a lease on the object.
+    ObjectLeased,
+    /// The lease ended before the bytes were copied, so they may be those of another object.
+    LeaseExpired,
+    /// No segment has room for the object.
+    NoSpace,
+    /// The bytes are not those that were put.
+    ChecksumMismatch,
+    /// The master refused for another reason; its number is in the context.
+    StoreRefused,
 
     // This engine.
     /// The engine is being destroyed.
@@ -102,6 +124,11 @@ impl ErrorKind {
                 | ConnectionLost
                 | PeerDown
                 | MetadataUnavailable
+                | MasterUnavailable
+                | ObjectNotReady
+                | ObjectLeased
+                | LeaseExpired
+                | NoSpace
         )
     }
 }

@@ -4,8 +4,9 @@
 //! and read or write inside it. Layers, top to bottom: `capi` (C functions), `engine`,
 //! `transport` and `metadata` (one folder or file per backend), `descriptor` (what both know of a
 //! peer), `net`, `memory` and `topology`, `config`, and at the bottom `error`, `time`, `limits`.
-//! The store stands beside it: `rpc` carries the vocabulary of `pool` between clients and the
-//! `master`. A layer never names one above it; `tests/architecture.rs` reads the imports.
+//! The store stands on it: `store` is its client, `rpc` carries the vocabulary of `pool` between
+//! clients and the `master`. A layer never names one above it; `tests/architecture.rs` reads the
+//! imports.
 
 pub mod capi;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod net;
 pub mod pool;
 pub mod rpc;
+pub mod store;
 mod sys;
 pub mod time;
 pub mod topology;

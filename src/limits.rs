@@ -189,35 +189,33 @@ const _: () = assert!(SERVER_DOCUMENT_BYTES_MAX <= DOCUMENT_BYTES_MAX);
 /// engines build keys from hashes and names, far below this.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 
-/// One file of sysfs: the kernel writes at most a page, with few exceptions.
-pub const SYSFS_FILE_BYTES_MAX: usize = 4096;
-/// Names looked at in one folder of sysfs.
-pub const SYSFS_ENTRIES_MAX: usize = 65_536;
-/// Name of a device: the field of verbs has 64 bytes with its end, interfaces have 15.
-pub const DEVICE_NAME_BYTES_MAX: usize = 63;
-/// PCI functions looked at. Large hosts have about a thousand, and more with virtual functions.
-pub const PCI_FUNCTIONS_MAX: usize = 16_384;
-/// RDMA adapters, and network interfaces that are hardware; as many as a descriptor may list.
-pub const ADAPTERS_MAX: usize = DESCRIPTOR_DEVICES_MAX;
-/// Ports of one adapter: verbs count them in a byte, hardware has two.
-pub const ADAPTER_PORTS_MAX: usize = 32;
-/// Accelerators of one kind.
-pub const ACCELERATORS_MAX: usize = 256;
-/// The table in which a driver numbers its devices: 32 bytes for each.
-pub const DEVICE_TABLE_BYTES_MAX: usize = 64 << 10;
-/// NUMA nodes: the largest number a kernel is built with.
-pub const NUMA_NODES_MAX: u32 = 1024;
-/// Pages whose node is asked for to tell where a range is; a majority of so many is sure enough.
-pub const NODE_PROBES_MAX: usize = 64;
-/// Processor numbers: well above the largest number a kernel is built with (8192).
-pub const CPU_NUMBER_MAX: u32 = 65_536;
-/// Ranges in one list of processors.
-pub const CPU_RANGES_MAX: usize = 4096;
-/// Sentences about what was left out of the topology.
-pub const TOPOLOGY_NOTES_MAX: usize = 256;
-/// A preference matrix written by somebody, as opaque members of descriptors are.
-pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;
-
+/// Bytes of a key that are repeated in an error about it.
+pub const STORE_KEY_BYTES_SHOWN: usize = 200;
+/// Longest slice of an object: where upstream 0.3.7 cuts, which its readers insist on.
+pub const STORE_SLICE_BYTES_MAX: u64 = 16_777_200;
+/// Replicas of one object that a reader tries before it gives up.
+pub const STORE_REPLICAS_TRIED_MAX: usize = 8;
+/// How often a reader looks an object up again whose lease ended during the copy.
+pub const STORE_REREADS_MAX: usize = 4;
+/// Keys of one call to the master; larger batches take several. It keeps answers, with a few
+/// hundred bytes for each replica, far below the longest frame.
+pub const STORE_KEYS_PER_CALL_MAX: usize = 8192;
+/// Bytes of keys in one call to the master.
+pub const STORE_KEY_BYTES_PER_CALL_MAX: usize = 4 << 20;
+/// Objects in own segments that are remembered for the report to a restarted master.
+pub const STORE_HELD_OBJECTS_MAX: usize = 1 << 22;
+/// Longest wait of a sign of life for news.
+pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
+/// Time between two signs of life without news, upstream's number.
+pub const STORE_PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a sign of life that was not answered.
+pub const STORE_PING_RETRY: Duration = Duration::from_millis(250);
+/// Longest wait for calls under way and for the master when a client is closed.
+pub const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Smallest segment that is mounted, upstream's number.
+pub const STORE_SEGMENT_BYTES_MIN: u64 = 16 << 20;
+/// Segments that one client mounts.
+pub const CLIENT_SEGMENTS_MAX: usize = 1024;
 /// Body of a call to the master: a batch of a hundred thousand puts with keys of 500 bytes.
 pub const RPC_REQUEST_BYTES_MAX: usize = 64 << 20;
 /// Body of an answer: a look-up by pattern that finds a few million objects.
@@ -288,3 +286,35 @@ pub const JOURNAL_BUFFER_BYTES_MAX: usize = 256 << 20;
 pub const JOURNAL_LOG_BYTES_MIN: u64 = 64 << 20;
 /// Files of one journal that are looked at: two of each kind in a crash at the worst moment.
 pub const JOURNAL_FILES_MAX: usize = 64;
+
+/// One file of sysfs: the kernel writes at most a page, with few exceptions.
+pub const SYSFS_FILE_BYTES_MAX: usize = 4096;
+/// Names looked at in one folder of sysfs.
+pub const SYSFS_ENTRIES_MAX: usize = 65_536;
+/// Name of a device: the field of verbs has 64 bytes with its end, interfaces have 15.
+pub const DEVICE_NAME_BYTES_MAX: usize = 63;
+/// PCI functions looked at. Large hosts have about a thousand, and more with virtual functions.
+pub const PCI_FUNCTIONS_MAX: usize = 16_384;
+/// RDMA adapters, and network interfaces that are hardware; as many as a descriptor may list.
+pub const ADAPTERS_MAX: usize = DESCRIPTOR_DEVICES_MAX;
+/// Ports of one adapter: verbs count them in a byte, hardware has two.
+pub const ADAPTER_PORTS_MAX: usize = 32;
+/// Accelerators of one kind.
+pub const ACCELERATORS_MAX: usize = 256;
+/// The table in which a driver numbers its devices: 32 bytes for each.
+pub const DEVICE_TABLE_BYTES_MAX: usize = 64 << 10;
+/// NUMA nodes: the largest number a kernel is built with.
+pub const NUMA_NODES_MAX: u32 = 1024;
+/// Pages whose node is asked for to tell where a range is; a majority of so many is sure enough.
+pub const NODE_PROBES_MAX: usize = 64;
+/// Processor numbers: well above the largest number a kernel is built with (8192).
+pub const CPU_NUMBER_MAX: u32 = 65_536;
+/// Ranges in one list of processors.
+pub const CPU_RANGES_MAX: usize = 4096;
+/// Sentences about what was left out of the topology.
+pub const TOPOLOGY_NOTES_MAX: usize = 256;
+/// A preference matrix written by somebody, as opaque members of descriptors are.
+pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;
+
+const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);

@@ -20,11 +20,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "bin",
         &[
-            "config", "engine", "error", "limits", "master", "metadata", "metrics", "net", "sys",
-            "time", "topology",
+            "config", "engine", "error", "limits", "master", "metadata", "metrics", "net", "store",
+            "sys", "time", "topology",
         ],
     ),
-    ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "sys"]),
+    ("capi", &["config", "engine", "error", "limits", "memory", "metrics", "store", "sys"]),
+    (
+        "store",
+        &[
+            "config", "engine", "error", "json", "limits", "memory", "metrics", "net", "pool",
+            "rpc", "time",
+        ],
+    ),
     (
         "engine",
         &[

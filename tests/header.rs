@@ -26,6 +26,10 @@ const SECTIONS: &[(&str, &str)] = &[
     ("transfer", "Transfers in one call"),
     ("notify", "Notifications"),
     ("metrics", "Metrics"),
+    ("store", "Store"),
+    ("store_batch", "Batches of objects"),
+    ("store_buffer", "Buffers of the store"),
+    ("store_state", "State of the store client"),
 ];
 
 const INTRODUCTION: &str = r#"/*

@@ -57,6 +57,9 @@ pub(crate) enum Kind {
     Notifications = 3,
     UpstreamEngine = 4,
     UpstreamBatch = 5,
+    Store = 6,
+    StoreBuffer = 7,
+    UpstreamStore = 8,
 }
 
 /// A type C holds handles of. One type has one table, so a handle cannot name another type's slot.

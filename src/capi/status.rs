@@ -39,6 +39,8 @@ pub const MC_ERR_ACCESS_DENIED: mc_status_t = -107;
 pub const MC_ERR_TOO_MANY_REQUESTS: mc_status_t = -108;
 /// The object is not in a state in which this call makes sense.
 pub const MC_ERR_INVALID_STATE: mc_status_t = -109;
+/// The result does not fit into the buffer that was given for it.
+pub const MC_ERR_BUFFER_TOO_SMALL: mc_status_t = -110;
 
 // Nothing is lost: the same call may succeed later.
 
@@ -81,6 +83,27 @@ pub const MC_ERR_METADATA_UNAVAILABLE: mc_status_t = -500;
 pub const MC_ERR_SEGMENT_NOT_FOUND: mc_status_t = -501;
 /// A metadata document cannot be read.
 pub const MC_ERR_METADATA_MALFORMED: mc_status_t = -502;
+/// The master of the store cannot be reached or does not answer.
+pub const MC_ERR_MASTER_UNAVAILABLE: mc_status_t = -503;
+
+// How an operation of the store ended.
+
+/// No such object.
+pub const MC_ERR_OBJECT_NOT_FOUND: mc_status_t = -600;
+/// The object exists already; it was not changed.
+pub const MC_ERR_OBJECT_EXISTS: mc_status_t = -601;
+/// The object is still being written, or its writer has gone.
+pub const MC_ERR_OBJECT_NOT_READY: mc_status_t = -602;
+/// Readers hold a lease on the object.
+pub const MC_ERR_OBJECT_LEASED: mc_status_t = -603;
+/// The lease ended before the bytes were copied; the bytes must not be used.
+pub const MC_ERR_LEASE_EXPIRED: mc_status_t = -604;
+/// No segment has room for the object.
+pub const MC_ERR_NO_SPACE: mc_status_t = -605;
+/// The bytes are not those that were put.
+pub const MC_ERR_CHECKSUM_MISMATCH: mc_status_t = -606;
+/// The master refused for another reason; the last error text has its number.
+pub const MC_ERR_STORE_REFUSED: mc_status_t = -607;
 
 // This engine.
 
@@ -132,6 +155,7 @@ static ROWS: &[Row] = {
         row(MC_ERR_ACCESS_DENIED, Some(E::AccessDenied), c"MC_ERR_ACCESS_DENIED", c"access denied"),
         row(MC_ERR_TOO_MANY_REQUESTS, Some(E::TooManyRequests), c"MC_ERR_TOO_MANY_REQUESTS", c"too many requests for the batch"),
         row(MC_ERR_INVALID_STATE, Some(E::InvalidState), c"MC_ERR_INVALID_STATE", c"not possible in this state"),
+        row(MC_ERR_BUFFER_TOO_SMALL, Some(E::BufferTooSmall), c"MC_ERR_BUFFER_TOO_SMALL", c"buffer too small"),
         row(MC_ERR_TIMEOUT, Some(E::Timeout), c"MC_ERR_TIMEOUT", c"timed out"),
         row(MC_ERR_BUSY, Some(E::Busy), c"MC_ERR_BUSY", c"busy"),
         row(MC_ERR_LIMIT_REACHED, Some(E::LimitReached), c"MC_ERR_LIMIT_REACHED", c"limit reached"),
@@ -147,6 +171,15 @@ static ROWS: &[Row] = {
         row(MC_ERR_METADATA_UNAVAILABLE, Some(E::MetadataUnavailable), c"MC_ERR_METADATA_UNAVAILABLE", c"metadata unavailable"),
         row(MC_ERR_SEGMENT_NOT_FOUND, Some(E::SegmentNotFound), c"MC_ERR_SEGMENT_NOT_FOUND", c"segment not found"),
         row(MC_ERR_METADATA_MALFORMED, Some(E::MetadataMalformed), c"MC_ERR_METADATA_MALFORMED", c"metadata malformed"),
+        row(MC_ERR_MASTER_UNAVAILABLE, Some(E::MasterUnavailable), c"MC_ERR_MASTER_UNAVAILABLE", c"master unavailable"),
+        row(MC_ERR_OBJECT_NOT_FOUND, Some(E::ObjectNotFound), c"MC_ERR_OBJECT_NOT_FOUND", c"object not found"),
+        row(MC_ERR_OBJECT_EXISTS, Some(E::ObjectExists), c"MC_ERR_OBJECT_EXISTS", c"object exists"),
+        row(MC_ERR_OBJECT_NOT_READY, Some(E::ObjectNotReady), c"MC_ERR_OBJECT_NOT_READY", c"object not complete"),
+        row(MC_ERR_OBJECT_LEASED, Some(E::ObjectLeased), c"MC_ERR_OBJECT_LEASED", c"object is leased"),
+        row(MC_ERR_LEASE_EXPIRED, Some(E::LeaseExpired), c"MC_ERR_LEASE_EXPIRED", c"lease expired"),
+        row(MC_ERR_NO_SPACE, Some(E::NoSpace), c"MC_ERR_NO_SPACE", c"no space in the pool"),
+        row(MC_ERR_CHECKSUM_MISMATCH, Some(E::ChecksumMismatch), c"MC_ERR_CHECKSUM_MISMATCH", c"checksum mismatch"),
+        row(MC_ERR_STORE_REFUSED, Some(E::StoreRefused), c"MC_ERR_STORE_REFUSED", c"refused by the master"),
         row(MC_ERR_SHUTDOWN, Some(E::Shutdown), c"MC_ERR_SHUTDOWN", c"engine is shut down"),
         row(MC_ERR_FORKED, Some(E::Forked), c"MC_ERR_FORKED", c"handle of the parent process"),
         row(MC_ERR_RESOURCE, Some(E::Resource), c"MC_ERR_RESOURCE", c"resource refused"),
@@ -183,12 +216,27 @@ pub(crate) fn of(kind: ErrorKind) -> mc_status_t {
         ErrorKind::MetadataUnavailable => MC_ERR_METADATA_UNAVAILABLE,
         ErrorKind::SegmentNotFound => MC_ERR_SEGMENT_NOT_FOUND,
         ErrorKind::MetadataMalformed => MC_ERR_METADATA_MALFORMED,
+        ErrorKind::BufferTooSmall => MC_ERR_BUFFER_TOO_SMALL,
+        ErrorKind::MasterUnavailable => MC_ERR_MASTER_UNAVAILABLE,
+        ErrorKind::ObjectNotFound => MC_ERR_OBJECT_NOT_FOUND,
+        ErrorKind::ObjectExists => MC_ERR_OBJECT_EXISTS,
+        ErrorKind::ObjectNotReady => MC_ERR_OBJECT_NOT_READY,
+        ErrorKind::ObjectLeased => MC_ERR_OBJECT_LEASED,
+        ErrorKind::LeaseExpired => MC_ERR_LEASE_EXPIRED,
+        ErrorKind::NoSpace => MC_ERR_NO_SPACE,
+        ErrorKind::ChecksumMismatch => MC_ERR_CHECKSUM_MISMATCH,
+        ErrorKind::StoreRefused => MC_ERR_STORE_REFUSED,
         ErrorKind::Shutdown => MC_ERR_SHUTDOWN,
         ErrorKind::Forked => MC_ERR_FORKED,
         ErrorKind::Resource => MC_ERR_RESOURCE,
         ErrorKind::Panic => MC_ERR_PANIC,
         ErrorKind::Internal => MC_ERR_INTERNAL,
     }
+}
+
+/// The kind that a status stands for; none for those that are no errors, and for unknown numbers.
+pub(crate) fn kind_of(status: mc_status_t) -> Option<ErrorKind> {
+    find(status).and_then(|row| row.kind)
 }
 
 fn find(status: mc_status_t) -> Option<&'static Row> {
@@ -225,7 +273,7 @@ pub extern "C" fn mc_status_text(status: mc_status_t) -> *const c_char {
 /// Threads: any. Blocks: no. Since: 0.1.
 #[no_mangle]
 pub extern "C" fn mc_status_is_retryable(status: mc_status_t) -> i32 {
-    find(status).and_then(|row| row.kind).is_some_and(ErrorKind::is_retryable).into()
+    kind_of(status).is_some_and(ErrorKind::is_retryable).into()
 }
 
 #[cfg(test)]

@@ -245,6 +245,31 @@ settings! {
         /// Where the kernel shows devices. A container may have those of its host elsewhere.
         sysfs_path: String = "/sys".to_owned() => PATH, [], Used;
     }
+    "Store" {
+        /// Longest time of one call to the master of the store.
+        store_master_timeout_ms: u32 = 5000 => timeout_ms(), [v13("MC_RPC_TIMEOUT_MS")], Used;
+        /// Longest time to connect to the master of the store.
+        store_master_connect_timeout_ms: u32 = 2000 => timeout_ms(),
+            [v13("MC_RPC_CONNECT_TIMEOUT_MS")], Used;
+        /// Copy bytes inside the process instead of sending them through a transport.
+        store_memcpy: bool = true => Bool, [v7("MC_STORE_MEMCPY")], Used;
+        /// Longest segment that is mounted in one piece.
+        store_segment_bytes_max: u64 = 1 << 40
+            => integer(limits::STORE_SEGMENT_BYTES_MIN as i64, limits::REQUEST_BYTES_MAX as i64),
+            [], Used;
+        /// Take the memory of segments and local buffers from the pool of huge pages.
+        store_huge_pages: bool = false => Bool, [v13("MC_STORE_USE_HUGEPAGE")], Used;
+        /// Size of a huge page, such as `2MB` or `1GB`.
+        store_huge_page_size: String = "2MB".to_owned() => Text(32),
+            [v13("MC_STORE_HUGEPAGE_SIZE")], Used;
+        /// First port of the range from which the name of a store client gets its port, where
+        /// `local_hostname` has none.
+        store_port_min: u16 = 12_300 => integer(1, 65_535),
+            [v13("MC_STORE_CLIENT_MIN_PORT")], Used;
+        /// Last port of that range.
+        store_port_max: u16 = 14_300 => integer(1, 65_535),
+            [v13("MC_STORE_CLIENT_MAX_PORT")], Used;
+    }
     "Log and metrics" {
         /// Least important messages shown: `off`, `error`, `warn`, `info`, `debug`, `trace`.
         /// Absent is `off` until the caller installs a sink.
@@ -420,9 +445,24 @@ pub static NAMES_WITHOUT_EFFECT: &[NamesWithoutEffect] = &[
     },
     NamesWithoutEffect {
         names: &[
-            "MC_STORE_*",
-            "MC_RPC_TIMEOUT_MS",
-            "MC_RPC_CONNECT_TIMEOUT_MS",
+            "MC_STORE_CLIENT_METRIC",
+            "MC_STORE_CLIENT_METRIC_INTERVAL",
+            "MC_STORE_CLIENT_METRIC_BANDWIDTH",
+        ],
+        reason: "The counters of a store client are always kept, and read when somebody asks.",
+    },
+    NamesWithoutEffect {
+        names: &["MC_STORE_CLIENT_SETUP_RETRIES"],
+        reason: "The port of a client's name is bound when it is chosen, so it need not be tried.",
+    },
+    NamesWithoutEffect {
+        names: &[
+            "MC_STORE_CLUSTER_ID",
+            "MC_STORE_LOCAL_HOT_*",
+            "MC_STORE_NUMA_SOCKET_ID",
+            "MC_STORE_REPLICA_SCORING",
+            "MC_STORE_PIN_MEMORY_MAX_BYTES",
+            "MC_STORE_PINNED_RESTORE_ARENA_SIZE_BYTES",
             "MC_NOF_*",
             "MC_NVME_*",
             "MC_FILEREAD_WORKERS",
@@ -431,7 +471,7 @@ pub static NAMES_WITHOUT_EFFECT: &[NamesWithoutEffect] = &[
             "MOONCAKE_*",
             "LOCAL_HOSTNAME",
         ],
-        reason: "They are settings of the store, not of the transfer engine.",
+        reason: "They belong to parts of upstream's store that are not in this version.",
     },
     NamesWithoutEffect {
         names: &["ASCEND_*", "HCCL_RDMA_TC", "HCCL_RDMA_SL", "HCCL_INTRA_ROCE_ENABLE"],

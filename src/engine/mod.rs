@@ -15,6 +15,7 @@ mod dump;
 mod failover;
 mod notify;
 mod plan;
+mod questions;
 mod registry;
 mod remote;
 mod segment;
@@ -163,12 +164,12 @@ impl Engine {
     /// Opens the segment of a peer. A name that is open already gives the same handle, counted
     /// once more. Blocks for the metadata service, at most the transfer timeout.
     pub fn open_segment(&self, name: &str) -> Result<SegmentId> {
-        self.0 .0.open(name, false)
+        self.0 .0.open(name, false, self.0 .0.default_deadline())
     }
 
     /// As [`Engine::open_segment`], but never from the cache.
     pub fn open_segment_fresh(&self, name: &str) -> Result<SegmentId> {
-        self.0 .0.open(name, true)
+        self.0 .0.open(name, true, self.0 .0.default_deadline())
     }
 
     /// Takes one opening back. With the last one the handle becomes invalid and what is in flight
@@ -313,8 +314,9 @@ impl Shared {
                 break;
             }
         }
-        if outcome.is_ok() && !added.is_empty() {
-            outcome = self.publish();
+        // Buffers that no peer may touch are not published, so they change nothing for peers.
+        if outcome.is_ok() && buffers.iter().any(|spec| spec.access != Access::LOCAL) {
+            outcome = if added.is_empty() { Ok(()) } else { self.publish() };
         }
         if outcome.is_err() {
             for address in repeated {
@@ -380,7 +382,7 @@ impl Shared {
         let regions: Vec<_> =
             addresses.iter().filter_map(|address| self.registry.release(*address)).collect();
         self.let_go(&regions);
-        if regions.is_empty() {
+        if regions.iter().all(|region| region.access() == Access::LOCAL) {
             return Ok(());
         }
         self.publish()
@@ -452,7 +454,7 @@ impl Shared {
         descriptor
     }
 
-    fn open(&self, name: &str, fresh: bool) -> Result<SegmentId> {
+    fn open(&self, name: &str, fresh: bool, deadline: Deadline) -> Result<SegmentId> {
         self.ensure_open()?;
         // Upstream drops one leading slash.
         let name = name.strip_prefix('/').unwrap_or(name);
@@ -468,14 +470,14 @@ impl Shared {
         }
         if let Some(segment) = self.segments.find(name, true) {
             if fresh || self.config.disable_metacache {
-                if let Err(error) = self.refresh(&segment, self.default_deadline()) {
+                if let Err(error) = self.refresh(&segment, deadline) {
                     let _ = self.segments.close(segment.id);
                     return Err(error);
                 }
             }
             return Ok(segment.id);
         }
-        let state = self.fetch(name, self.default_deadline())?;
+        let state = self.fetch(name, deadline)?;
         Ok(self.segments.insert(name, state)?.id)
     }
 

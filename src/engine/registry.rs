@@ -134,6 +134,13 @@ impl Registry {
         }
     }
 
+    /// True if one region contains the whole local range.
+    pub(super) fn covers(&self, address: usize, length: usize) -> bool {
+        let entries = self.entries.read();
+        let region = nearest(&entries, address as u64);
+        region.is_some_and(|region| region.contains(address as u64, length as u64))
+    }
+
     /// All entries in address order.
     pub(super) fn entries(&self) -> Vec<Entry> {
         self.entries.read().values().cloned().collect()

@@ -7,10 +7,12 @@
 
 mod location;
 mod mapped;
+mod mapping;
 mod node;
 mod region;
 
 pub use location::is_valid as location_is_valid;
 pub use mapped::check_mapped;
+pub use mapping::{Mapping, Pages};
 pub use node::node_of;
 pub use region::{Access, Lease, Region};

@@ -18,6 +18,7 @@ pub mod engine;
 pub mod memory;
 pub mod notify;
 pub mod segment;
+pub mod store;
 pub mod types;
 
 mod entry;

@@ -68,6 +68,17 @@ pub(super) fn of(kind: ErrorKind) -> Numbers {
         ErrorKind::MetadataUnavailable => METADATA,
         ErrorKind::SegmentNotFound => METADATA,
         ErrorKind::MetadataMalformed => MALFORMED_JSON,
+        ErrorKind::BufferTooSmall => INVALID_ARGUMENT,
+        // Of the store, whose functions have a family of their own: see `store_code`.
+        ErrorKind::MasterUnavailable => METADATA,
+        ErrorKind::ObjectNotFound
+        | ErrorKind::ObjectExists
+        | ErrorKind::ObjectNotReady
+        | ErrorKind::ObjectLeased
+        | ErrorKind::LeaseExpired
+        | ErrorKind::NoSpace
+        | ErrorKind::ChecksumMismatch
+        | ErrorKind::StoreRefused => REJECTED,
         ErrorKind::Shutdown => CONTEXT,
         ErrorKind::Forked => CONTEXT,
         ErrorKind::Resource => MEMORY,

@@ -1,0 +1,154 @@
+//! Signs of life, and what the master answers to them: mount again, or news of the own segments.
+//!
+//! One thread for each client. It blocks only in calls that end at their deadline or when the
+//! client is closed.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::error::{ErrorKind, Result};
+use crate::limits;
+use crate::pool::segment::{ClientStatus, Pong};
+use crate::time::Deadline;
+
+use super::client::Shared;
+
+/// The thread.
+pub(super) struct Attendant(JoinHandle<()>);
+
+/// A native master answers at once only with news; one that does so without any is slowed down.
+const QUICK: Duration = Duration::from_millis(20);
+/// Time for one sign of life.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for mounting all segments again and reporting what they hold.
+const REMOUNT_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Attendant {
+    pub(super) fn start(shared: &Arc<Shared>) -> Result<Attendant> {
+        let shared = Arc::clone(shared);
+        crate::net::thread::spawn("mc-store", move || attend(&shared)).map(Attendant)
+    }
+
+    /// Waits for the end of the thread; the client is closed already.
+    pub(super) fn join(self) {
+        // A panic of the thread was reported by the hook; there is nothing to add here.
+        let _ = self.0.join();
+    }
+}
+
+fn attend(shared: &Shared) {
+    while !shared.gate.is_closed() {
+        let began = Instant::now();
+        let outcome = if shared.calls.is_native() { news(shared) } else { ping(shared) };
+        if shared.gate.is_closed() {
+            return;
+        }
+        let pause = match outcome {
+            Ok(pause) => {
+                answered(shared);
+                pause
+            }
+            Err(error) => {
+                shared.metrics.pings_failed.inc();
+                let mut pulse = shared.pulse.lock();
+                pulse.failures = pulse.failures.saturating_add(1);
+                if pulse.failures == 1 {
+                    log::warn!("the master does not answer: {error}");
+                }
+                pulse.last_error = Some(error);
+                limits::STORE_PING_RETRY
+            }
+        };
+        shared.gate.sleep(pause.saturating_sub(began.elapsed().min(pause)));
+    }
+}
+
+fn answered(shared: &Shared) {
+    let mut pulse = shared.pulse.lock();
+    if pulse.failures > 0 {
+        log::info!("the master answers again after {} signs of life", pulse.failures);
+    }
+    pulse.failures = 0;
+    pulse.answered = Some(Instant::now());
+}
+
+/// Waits for news of a native master. Returns the shortest time until the next call.
+fn news(shared: &Shared) -> Result<Duration> {
+    let acknowledged = shared.held.lock().acknowledged();
+    let events = shared.calls.attend(acknowledged, Deadline::within(CALL_TIMEOUT))?;
+    let mut held = shared.held.lock();
+    let life_before = held.master_life();
+    let is_new_life = life_before != Some(events.master_life);
+    let is_known = events.pong.status != ClientStatus::NeedRemount;
+    if is_new_life && life_before.is_some() {
+        log::info!("the master was restarted; it is told of {} objects", held.len());
+    }
+    let had_news = !events.events.is_empty();
+    if is_known {
+        held.meet(events.master_life);
+        held.take(events.events, events.last);
+    }
+    drop(held);
+    if !is_known {
+        remount(shared, Some(events.master_life))?;
+    }
+    Ok(if had_news { Duration::ZERO } else { QUICK })
+}
+
+/// A sign of life as upstream gives it.
+fn ping(shared: &Shared) -> Result<Duration> {
+    let Pong { status, .. } = shared.calls.ping(Deadline::within(CALL_TIMEOUT))?;
+    if status == ClientStatus::NeedRemount {
+        remount(shared, None)?;
+    }
+    Ok(limits::STORE_PING_INTERVAL)
+}
+
+/// Mounts all segments again. A native master in another life is told what they hold; in the same
+/// life it has dropped that on purpose.
+fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
+    let _mounting = shared.mounting.lock();
+    if shared.gate.is_closed() {
+        return Ok(());
+    }
+    let deadline = Deadline::within(REMOUNT_TIMEOUT);
+    shared.metrics.remounts.inc();
+    shared.calls.remount(shared.own.segments(), deadline)?;
+    let Some(master_life) = master_life else { return Ok(()) };
+    let parts = {
+        let mut held = shared.held.lock();
+        if held.master_life() == Some(master_life) {
+            held.forget();
+        }
+        held.report()
+    };
+    report(shared, parts, deadline)?;
+    shared.held.lock().meet(master_life);
+    Ok(())
+}
+
+fn report(
+    shared: &Shared,
+    parts: Vec<Vec<crate::pool::segment::HeldObject>>,
+    deadline: Deadline,
+) -> Result<()> {
+    let count = parts.len();
+    if count == 0 {
+        return tolerate(shared.calls.report(Vec::new(), true, deadline));
+    }
+    for (index, part) in parts.into_iter().enumerate() {
+        let objects = part.len() as u64;
+        tolerate(shared.calls.report(part, index + 1 == count, deadline))?;
+        shared.metrics.objects_reported.inc_by(objects);
+    }
+    Ok(())
+}
+
+/// A master without reports loses what it has lost; that is no reason not to be mounted.
+pub(super) fn tolerate(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+        other => other,
+    }
+}

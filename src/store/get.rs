@@ -1,0 +1,275 @@
+//! Getting objects: look up, copy, and check that the lease still ran when the copy was done.
+//!
+//! The clock is read before the lookup is sent, so the lease is never thought longer than it is.
+//! Bytes whose lease ended during the copy are not given out: the object is looked up again. If it
+//! is the same put at the same place, nothing can have been written there meanwhile and the bytes
+//! are good; else they are read again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::pool::object::Key;
+use crate::pool::outcome::{Outcome, Refusal};
+use crate::pool::replica::{Located, Place, Replica};
+use crate::time::Deadline;
+
+use super::calls::parts;
+use super::client::Shared;
+use super::failure::{refused, shown};
+use super::mover::{Direction, Move};
+use super::plan::{check_key, memory_of, pair, readable, total, Range};
+use super::put::is_peers_fault;
+
+/// Where an object of a batch goes: asked with its position and size once the size is known.
+pub(super) type Target<'t> = dyn FnMut(usize, u64) -> Result<Vec<Range>> + 't;
+
+/// The put and the replica that bytes were read from.
+#[derive(PartialEq)]
+struct ReadFrom {
+    generation: u64,
+    place: Place,
+}
+
+/// One read of a batch while it goes on.
+struct Read<'a> {
+    index: usize,
+    bytes: u64,
+    target: Vec<Range>,
+    replicas: Vec<&'a Replica>,
+    /// Which of them is next.
+    next: usize,
+    generation: u64,
+    trusted_until: Instant,
+    error: Option<Error>,
+}
+
+impl Shared {
+    /// Reads a batch; one result for each key, in their order: the object's size.
+    pub(super) fn get_objects(
+        &self,
+        keys: &[&[u8]],
+        target: &mut Target<'_>,
+        deadline: Deadline,
+    ) -> Vec<Result<u64>> {
+        let unread = || Err(Error::new(ErrorKind::LeaseExpired, "the lease ended every time"));
+        let mut results: Vec<Result<u64>> = keys.iter().map(|_| unread()).collect();
+        let mut open: Vec<usize> = Vec::with_capacity(keys.len());
+        for (index, key) in keys.iter().enumerate() {
+            match check_key(key) {
+                Ok(()) => open.push(index),
+                Err(error) => results[index] = Err(error),
+            }
+        }
+        let mut read_before: HashMap<usize, ReadFrom> = HashMap::new();
+        for round in 0..=limits::STORE_REREADS_MAX {
+            if open.is_empty() {
+                break;
+            }
+            if round > 0 {
+                self.metrics.rereads.inc_by(open.len() as u64);
+            }
+            // What took too long together goes in smaller parts.
+            let part = (open.len() >> (2 * round)).max(1);
+            let mut lapsed = Vec::new();
+            for chunk in open.chunks(part) {
+                for chunk in parts(chunk, |index| keys[*index].len()) {
+                    let wave = Wave { keys, chunk, deadline };
+                    lapsed.extend(self.read(&wave, target, &mut read_before, &mut results));
+                }
+            }
+            open = lapsed;
+        }
+        self.count_gets(&results);
+        results
+    }
+
+    /// Looks up and reads some of the keys; returns those whose lease ended too early.
+    fn read(
+        &self,
+        wave: &Wave<'_>,
+        target: &mut Target<'_>,
+        read_before: &mut HashMap<usize, ReadFrom>,
+        results: &mut [Result<u64>],
+    ) -> Vec<usize> {
+        let names: Vec<Key> = wave.chunk.iter().map(|i| wave.keys[*i].to_vec()).collect();
+        let asked = Instant::now();
+        let located = match self.calls.lookup(&names, wave.deadline) {
+            Ok(located) => located,
+            Err(error) => {
+                for index in wave.chunk {
+                    results[*index] = Err(error.clone());
+                }
+                return Vec::new();
+            }
+        };
+        let mut reads: Vec<Read<'_>> = Vec::with_capacity(located.len());
+        for (index, located) in wave.chunk.iter().zip(&located) {
+            if let (Some(before), Ok(now)) = (read_before.get(index), located) {
+                if is_still_there(before, now) {
+                    results[*index] = Ok(size_of(&before.place));
+                    continue;
+                }
+            }
+            match self.begin(*index, wave.keys[*index], located, asked, target) {
+                Ok(read) => reads.push(read),
+                Err(error) => results[*index] = Err(error),
+            }
+        }
+        let mut lapsed = Vec::new();
+        while !reads.is_empty() {
+            reads = self.try_replicas(reads, wave, read_before, results, &mut lapsed);
+        }
+        lapsed
+    }
+
+    fn begin<'a>(
+        &self,
+        index: usize,
+        key: &[u8],
+        located: &'a Outcome<Located>,
+        asked: Instant,
+        target: &mut Target<'_>,
+    ) -> Result<Read<'a>> {
+        let located = located.as_ref().map_err(|refusal| refused(*refusal, key))?;
+        let replicas = readable(&located.replicas, |range| self.own.holds(range));
+        let Some((_, bytes)) = replicas.first().and_then(|replica| memory_of(replica)) else {
+            if located.replicas.iter().any(|r| matches!(r.place, Place::Disk { .. })) {
+                let text = "the object is only in a file of upstream's shared file system";
+                return Err(Error::new(ErrorKind::Unsupported, text).with("key", shown(key)));
+            }
+            return Err(refused(Refusal::REPLICA_IS_NOT_READY, key));
+        };
+        let target = target(index, bytes).map_err(|error| error.with("key", shown(key)))?;
+        if total(&target) < bytes {
+            return Err(Error::new(ErrorKind::BufferTooSmall, "the object is larger")
+                .with("key", shown(key))
+                .with("length_bytes", bytes)
+                .with("room_bytes", total(&target)));
+        }
+        let lease = Duration::from_millis(located.lease_ttl_ms).min(limits::TIMEOUT_MAX);
+        Ok(Read {
+            index,
+            bytes,
+            target,
+            replicas,
+            next: 0,
+            generation: located.generation,
+            trusted_until: asked + lease,
+            error: None,
+        })
+    }
+
+    /// Reads the next replica of each; returns the reads that have to try another one.
+    fn try_replicas<'a>(
+        &self,
+        reads: Vec<Read<'a>>,
+        wave: &Wave<'_>,
+        read_before: &mut HashMap<usize, ReadFrom>,
+        results: &mut [Result<u64>],
+        lapsed: &mut Vec<usize>,
+    ) -> Vec<Read<'a>> {
+        let mut moves: Vec<Move<'_>> = Vec::new();
+        let mut owners: Vec<usize> = Vec::new();
+        let mut failures: HashMap<usize, Error> = HashMap::new();
+        for (position, read) in reads.iter().enumerate() {
+            match read.replicas.get(read.next).and_then(|replica| memory_of(replica)) {
+                Some((ranges, bytes)) if bytes == read.bytes => {
+                    pair(Direction::Get, &read.target, ranges, &mut moves);
+                    owners.resize(moves.len(), position);
+                }
+                _ => {
+                    let text = "the replicas of the object differ in size";
+                    failures.insert(position, Error::new(ErrorKind::Protocol, text));
+                }
+            }
+        }
+        let moved = self.run_moves(&moves, wave.deadline);
+        let mut suspects: HashSet<&str> = HashSet::new();
+        for ((wanted, owner), moved) in moves.iter().zip(&owners).zip(moved) {
+            if let Err(error) = moved {
+                if is_peers_fault(error.kind()) {
+                    suspects.insert(wanted.endpoint);
+                }
+                failures.insert(*owner, error.with("endpoint", wanted.endpoint));
+            }
+        }
+        self.suspect(suspects.into_iter(), wave.deadline);
+        let now = Instant::now();
+        let mut again = Vec::new();
+        for (position, mut read) in reads.into_iter().enumerate() {
+            let key = wave.keys[read.index];
+            let replica = read.replicas.get(read.next).copied();
+            read.next += 1;
+            match failures.remove(&position) {
+                Some(error) => {
+                    self.metrics.replica_failures.inc();
+                    read.error = Some(error);
+                    let is_last = read.next >= read.replicas.len();
+                    if is_last || wave.deadline.passed(now) {
+                        let error = read.error.take();
+                        results[read.index] =
+                            Err(error.unwrap_or_else(gave_up).with("key", shown(key)));
+                    } else {
+                        again.push(read);
+                    }
+                }
+                None if now < read.trusted_until => results[read.index] = Ok(read.bytes),
+                None => {
+                    if let Some(replica) = replica {
+                        let place = replica.place.clone();
+                        let from = ReadFrom { generation: read.generation, place };
+                        read_before.insert(read.index, from);
+                    }
+                    results[read.index] = Err(refused(Refusal::LEASE_EXPIRED, key));
+                    lapsed.push(read.index);
+                }
+            }
+        }
+        again
+    }
+
+    fn count_gets(&self, results: &[Result<u64>]) {
+        for result in results {
+            match result {
+                Ok(bytes) => {
+                    self.metrics.gets.inc();
+                    self.metrics.bytes_got.inc_by(*bytes);
+                }
+                Err(error) if error.kind() == ErrorKind::ObjectNotFound => {
+                    self.metrics.gets_missed.inc();
+                }
+                Err(_) => {
+                    self.metrics.gets_failed.inc();
+                }
+            }
+        }
+    }
+}
+
+/// Keys that are looked up together.
+struct Wave<'a> {
+    keys: &'a [&'a [u8]],
+    chunk: &'a [usize],
+    deadline: Deadline,
+}
+
+/// True where the bytes that were read are those of the object as it is now: the same put, not
+/// moved. Its memory was not given to anybody else in between, for then it would be another put.
+fn is_still_there(before: &ReadFrom, now: &Located) -> bool {
+    before.generation != 0
+        && before.generation == now.generation
+        && now.replicas.iter().any(|replica| replica.place == before.place)
+}
+
+fn size_of(place: &Place) -> u64 {
+    match place {
+        Place::Memory(ranges) => ranges.iter().fold(0, |sum, r| sum.saturating_add(r.size)),
+        Place::Disk { size, .. } => *size,
+    }
+}
+
+fn gave_up() -> Error {
+    Error::new(ErrorKind::Internal, "a read failed without a reason")
+}

@@ -1,0 +1,331 @@
+//! Putting objects: room from the master, all bytes at once, then one word about how it went.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::object::{Key, PutItem, PutOptions};
+use crate::pool::outcome::{Outcome, Refusal};
+use crate::pool::replica::{Place, Replica};
+use crate::pool::segment::HeldObject;
+use crate::rpc::message::Granted;
+use crate::time::Deadline;
+
+use super::calls::parts;
+use super::client::Shared;
+use super::failure::{refused, shown};
+use super::mover::{Direction, Move};
+use super::plan::{memory_of, pair, put_item, total, Object};
+
+/// An object of a batch that passed the checks.
+struct Wanted<'a> {
+    /// Its place in the batch.
+    index: usize,
+    object: Object<'a>,
+    item: PutItem,
+}
+
+/// How often a put whose peer failed is tried again with other room.
+const TRIES: usize = 2;
+
+impl Shared {
+    /// Puts a batch; one result for each object, in their order.
+    pub(super) fn put_objects(
+        &self,
+        objects: &[Object<'_>],
+        options: &PutOptions,
+        deadline: Deadline,
+    ) -> Vec<Result<()>> {
+        let mut results: Vec<Result<()>> = Vec::with_capacity(objects.len());
+        let mut wanted = Vec::with_capacity(objects.len());
+        for (index, object) in objects.iter().enumerate() {
+            let item = match options.replica_num {
+                0 => Err(Error::new(ErrorKind::InvalidArgument, "no replica is asked for")),
+                _ => put_item(object),
+            };
+            results.push(item.as_ref().map(|_| ()).map_err(Error::clone));
+            if let Ok(item) = item {
+                wanted.push(Wanted { index, object: *object, item });
+            }
+        }
+        for part in parts(&wanted, |wanted| wanted.item.key.len() + 8 * wanted.item.slices.len()) {
+            self.put_part(part, options, deadline, &mut results);
+        }
+        if self.calls.is_native() {
+            tell_repeated(&wanted, &mut results);
+        } else {
+            self.tell_existing(&wanted, deadline, &mut results);
+        }
+        self.count_puts(objects, options, &results);
+        results
+    }
+
+    /// One call's worth of objects, with a second try for those whose peer failed.
+    fn put_part(
+        &self,
+        part: &[Wanted<'_>],
+        options: &PutOptions,
+        deadline: Deadline,
+        results: &mut [Result<()>],
+    ) {
+        let mut open: Vec<&Wanted<'_>> = part.iter().collect();
+        for attempt in 1..=TRIES {
+            let failed = self.put_once(&open, options, deadline, results);
+            // Only a native master keeps the same peer from being chosen again.
+            if failed.is_empty() || attempt == TRIES || !self.calls.is_native() {
+                return;
+            }
+            open = failed;
+        }
+    }
+
+    /// Returns the objects that failed because a peer did.
+    fn put_once<'w, 'a>(
+        &self,
+        wanted: &[&'w Wanted<'a>],
+        options: &PutOptions,
+        deadline: Deadline,
+        results: &mut [Result<()>],
+    ) -> Vec<&'w Wanted<'a>> {
+        let items = wanted.iter().map(|wanted| wanted.item.clone()).collect();
+        let granted = match self.calls.put_start(items, options, deadline) {
+            Ok(granted) if granted.len() == wanted.len() => granted,
+            Ok(_) => {
+                let error = Error::new(ErrorKind::Protocol, "an answer for other objects");
+                return all_failed(wanted, &error, results);
+            }
+            Err(error) => return all_failed(wanted, &error, results),
+        };
+        let mut moves: Vec<Move<'_>> = Vec::new();
+        let mut owners: Vec<usize> = Vec::new();
+        for (position, (wanted, granted)) in wanted.iter().zip(&granted).enumerate() {
+            results[wanted.index] = self.plan_put(wanted, granted, deadline, &mut moves);
+            owners.resize(moves.len(), position);
+        }
+        let moved = self.run_moves(&moves, deadline);
+        let mut suspects: HashSet<&str> = HashSet::new();
+        let mut peer_failed: HashSet<usize> = HashSet::new();
+        for ((wanted_move, owner), moved) in moves.iter().zip(&owners).zip(moved) {
+            let Err(error) = moved else { continue };
+            if is_peers_fault(error.kind()) {
+                suspects.insert(wanted_move.endpoint);
+                peer_failed.insert(*owner);
+            }
+            let key = shown(&wanted[*owner].item.key);
+            results[wanted[*owner].index] =
+                Err(error.with("key", key).with("endpoint", wanted_move.endpoint));
+        }
+        self.suspect(suspects.into_iter(), deadline);
+        self.finish(wanted, &granted, deadline, results);
+        let failed = |(position, wanted): (usize, &&'w Wanted<'a>)| {
+            (peer_failed.contains(&position) && results[wanted.index].is_err()).then_some(*wanted)
+        };
+        wanted.iter().enumerate().filter_map(failed).collect()
+    }
+
+    /// Appends the moves of one object to all its replicas.
+    fn plan_put<'g>(
+        &self,
+        wanted: &Wanted<'_>,
+        granted: &'g Outcome<Granted>,
+        deadline: Deadline,
+        moves: &mut Vec<Move<'g>>,
+    ) -> Result<()> {
+        let key = &wanted.item.key;
+        let granted = granted.as_ref().map_err(|refusal| refused(*refusal, key))?;
+        let bytes = total(wanted.object.ranges);
+        let mut replicas = 0;
+        for replica in &granted.replicas {
+            if let Place::Disk { .. } = replica.place {
+                // Files are written by upstream clients only; without this the copy would stay
+                // unfinished for ever.
+                let _ = self.calls.revoke_file(key, deadline);
+                continue;
+            }
+            match memory_of(replica) {
+                Some((ranges, size)) if size == bytes => {
+                    pair(Direction::Put, wanted.object.ranges, ranges, moves);
+                    replicas += 1;
+                }
+                _ => {
+                    let text = "the master gave room of another size";
+                    return Err(Error::new(ErrorKind::Protocol, text).with("key", shown(key)));
+                }
+            }
+        }
+        if replicas == 0 {
+            return Err(refused(Refusal::NO_AVAILABLE_HANDLE, key));
+        }
+        Ok(())
+    }
+
+    /// Tells the master which objects are complete and which will not be.
+    fn finish(
+        &self,
+        wanted: &[&Wanted<'_>],
+        granted: &[Outcome<Granted>],
+        deadline: Deadline,
+        results: &mut [Result<()>],
+    ) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for (position, wanted) in wanted.iter().enumerate() {
+            match (&granted[position], &results[wanted.index]) {
+                (Ok(_), Ok(())) => good.push(position),
+                (Ok(_), Err(_)) => bad.push(position),
+                (Err(_), _) => {}
+            }
+        }
+        let keys_of = |positions: &[usize]| -> Vec<Key> {
+            positions.iter().map(|position| wanted[*position].item.key.clone()).collect()
+        };
+        if !good.is_empty() {
+            match self.calls.put_end(&keys_of(&good), deadline) {
+                Ok(ended) => {
+                    for (position, ended) in good.iter().zip(ended) {
+                        let wanted = wanted[*position];
+                        match ended {
+                            Ok(()) => self.remember(&wanted.item, &granted[*position]),
+                            Err(refusal) => {
+                                results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+                            }
+                        }
+                    }
+                }
+                Err(error) => {
+                    for position in &good {
+                        results[wanted[*position].index] = Err(error.clone());
+                    }
+                }
+            }
+        }
+        if !bad.is_empty() {
+            // The bytes did not arrive; whether the room comes back now or later, they are not
+            // shown to anybody. The deadline may have passed, so this has a time of its own.
+            let deadline = deadline.max(Deadline::within(REVOKE_TIMEOUT));
+            if let Err(error) = self.calls.put_revoke(&keys_of(&bad), deadline) {
+                log::debug!("room of {} failed puts was not given back: {error}", bad.len());
+            }
+        }
+    }
+
+    /// Notes what the own segments hold now; the master's word on it may come late.
+    fn remember(&self, item: &PutItem, granted: &Outcome<Granted>) {
+        let Ok(granted) = granted else { return };
+        if granted.generation == 0 {
+            return;
+        }
+        let own = |replica: &Replica| match &replica.place {
+            Place::Memory(ranges) => {
+                ranges.first().and_then(|r| self.own.segment_of(r).map(|id| (id, r.address)))
+            }
+            Place::Disk { .. } => None,
+        };
+        for (segment, address) in granted.replicas.iter().filter_map(own) {
+            self.held.lock().add(HeldObject {
+                key: item.key.clone(),
+                generation: granted.generation,
+                segment,
+                address,
+                slices: item.slices.clone(),
+                soft_pin: false,
+            });
+        }
+    }
+
+    /// Upstream says "exists" of an object that is still being written, or never will be. A caller
+    /// may take "exists" for success, so the two are told apart.
+    fn tell_existing(&self, wanted: &[Wanted<'_>], deadline: Deadline, results: &mut [Result<()>]) {
+        let doubtful: Vec<&Wanted<'_>> = wanted
+            .iter()
+            .filter(|wanted| {
+                let result = &results[wanted.index];
+                result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ObjectExists)
+            })
+            .collect();
+        if doubtful.is_empty() {
+            return;
+        }
+        let keys: Vec<Key> = doubtful.iter().map(|wanted| wanted.item.key.clone()).collect();
+        match self.calls.exists(&keys, deadline) {
+            Ok(answers) => {
+                for (wanted, answer) in doubtful.iter().zip(answers) {
+                    if answer != Ok(true) {
+                        let refusal = Refusal::REPLICA_IS_NOT_READY;
+                        results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+                    }
+                }
+            }
+            Err(error) => {
+                for wanted in doubtful {
+                    results[wanted.index] = Err(error.clone());
+                }
+            }
+        }
+    }
+
+    fn count_puts(&self, objects: &[Object<'_>], options: &PutOptions, results: &[Result<()>]) {
+        let metrics = &self.metrics;
+        for (object, result) in objects.iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    metrics.puts.inc();
+                    let copies = options.replica_num.max(1);
+                    metrics.bytes_put.inc_by(total(object.ranges).saturating_mul(copies));
+                }
+                Err(error) if error.kind() == ErrorKind::ObjectExists => {
+                    metrics.puts_existing.inc();
+                }
+                Err(_) => {
+                    metrics.puts_failed.inc();
+                }
+            }
+        }
+    }
+}
+
+/// A key that comes twice in a batch is put once. The second time it is not complete yet when the
+/// master is asked, but it is when the batch is over.
+fn tell_repeated(wanted: &[Wanted<'_>], results: &mut [Result<()>]) {
+    let is_not_ready =
+        |result: &Result<()>| result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ObjectNotReady);
+    if !wanted.iter().any(|wanted| is_not_ready(&results[wanted.index])) {
+        return;
+    }
+    let done = wanted.iter().filter(|wanted| results[wanted.index].is_ok());
+    let done: HashSet<&Key> = done.map(|wanted| &wanted.item.key).collect();
+    for wanted in wanted {
+        if is_not_ready(&results[wanted.index]) && done.contains(&wanted.item.key) {
+            let refusal = Refusal::OBJECT_ALREADY_EXISTS;
+            results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+        }
+    }
+}
+
+/// Time for giving room back after a put whose own time is over.
+const REVOKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn all_failed<'w, 'a>(
+    wanted: &[&'w Wanted<'a>],
+    error: &Error,
+    results: &mut [Result<()>],
+) -> Vec<&'w Wanted<'a>> {
+    for wanted in wanted {
+        results[wanted.index] = Err(error.clone());
+    }
+    Vec::new()
+}
+
+/// True for failures that say something about the peer, not about this process or the caller.
+pub(super) fn is_peers_fault(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Timeout
+            | ErrorKind::RemoteRange
+            | ErrorKind::Unreachable
+            | ErrorKind::ConnectionLost
+            | ErrorKind::PeerDown
+            | ErrorKind::Protocol
+            | ErrorKind::Rejected
+            | ErrorKind::SegmentNotFound
+            | ErrorKind::MetadataUnavailable
+    )
+}
