@@ -271,12 +271,6 @@ pub const HOLDER_EVENTS_PER_REPLY: usize = 4096;
 pub const ATTEND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Objects that one part of a report may list.
 pub const REPORT_OBJECTS_MAX: usize = 65_536;
-/// Reported objects kept until their segment is mounted.
-pub const REPORTS_PARKED_MAX: usize = 65_536;
-/// A writer reports what it completed in segments of others no later than this after the
-/// completion, and a range of a native holder is not used again earlier than this after its last
-/// use. So an object that a writer reports has not been overwritten.
-pub const REPORT_ELSEWHERE_MAX: Duration = Duration::from_secs(10);
 /// Objects that one pass of background eviction takes, so that nobody waits long for a lock.
 pub const EVICTION_STEP_MAX: usize = 4096;
 /// Records that wait to be written. More means that the disk does not follow; the journal is given

@@ -55,7 +55,6 @@ pub use queries::{SegmentUse, Totals};
 pub use settings::Settings;
 
 use self::client::Client;
-use self::report::Parked;
 use self::segments::{Mounting, Table};
 use self::settings::Times;
 use self::shard::Shard;
@@ -141,7 +140,8 @@ pub struct State {
     generation: AtomicU64,
     first_generation: u64,
     counters: Counters,
-    reports: Mutex<Parked>,
+    /// Makes reports come one after the other.
+    reports: Mutex<()>,
     rng: Mutex<fastrand::Rng>,
     /// When clients and timeouts were looked at, and when a moment was recorded.
     looked: AtomicU64,

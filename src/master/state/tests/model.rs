@@ -20,7 +20,6 @@ const LEASE: u64 = 5_000;
 const GRACE: u64 = 5_000;
 const DISCARD: u64 = 30_000;
 const RELEASE: u64 = 600_000;
-const ELSEWHERE: u64 = 10_000;
 const SEGMENT: u64 = MIB;
 /// Clients 0 and 1 attend; 2 and 3 speak upstream's dialect.
 const CLIENTS: u64 = 4;
@@ -83,9 +82,6 @@ impl Model {
             let mut until = unfinished_until.max(self.now);
             if object.complete {
                 until = if object.granted { object.at + 2 * LEASE } else { 0 };
-                if native {
-                    until = until.max(object.at + ELSEWHERE);
-                }
             }
             self.resting.push(Resting {
                 start: *start,
