@@ -47,6 +47,8 @@ pub const HANDSHAKE_SERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Notifications kept until the owner takes them; a newer one beyond this is refused, not stored.
 pub const NOTIFICATIONS_MAX: usize = 65_536;
+/// Notifications behind batches that wait to be sent to one segment.
+pub const NOTIFICATIONS_UNSENT_MAX: usize = 4096;
 /// Bytes of one notification's name or message.
 pub const NOTIFICATION_BYTES_MAX: usize = 1 << 20;
 
@@ -61,6 +63,10 @@ pub const NATIVE_HELLO_BYTES_MAX: usize = 4096;
 
 /// Peers (addresses) one engine keeps lanes to.
 pub const PEERS_MAX: usize = 16_384;
+
+/// Lanes of peers without a connection whose last epoch is remembered, against hellos that the
+/// network held back. A peer has a few lanes; what is forgotten cannot do harm (see `fence.rs`).
+pub const ABANDONED_LANES_MAX: usize = 4096;
 
 /// Kernel vectors per call (`IOV_MAX` of Linux).
 pub const IOV_MAX: usize = 1024;
@@ -126,6 +132,9 @@ pub const V2_SLICE_BYTES_MAX: u64 = 16 << 20;
 /// Look-ups of names that wait for the system's resolver at once. Each holds a thread, and a
 /// resolver without a name server takes half a minute to say so.
 pub const NAME_LOOKUPS_MAX: usize = 32;
+
+/// Longest look-up of a name that stands in a setting, when an engine or a program starts.
+pub const BIND_NAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections kept to one HTTP service: calls to it come one at a time, or a few.
 pub const HTTP_IDLE_CONNECTIONS_MAX: usize = 2;
@@ -262,12 +271,6 @@ pub const HOLDER_EVENTS_PER_REPLY: usize = 4096;
 pub const ATTEND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Objects that one part of a report may list.
 pub const REPORT_OBJECTS_MAX: usize = 65_536;
-/// Reported objects kept until their segment is mounted.
-pub const REPORTS_PARKED_MAX: usize = 65_536;
-/// A writer reports what it completed in segments of others no later than this after the
-/// completion, and a range of a native holder is not used again earlier than this after its last
-/// use. So an object that a writer reports has not been overwritten.
-pub const REPORT_ELSEWHERE_MAX: Duration = Duration::from_secs(10);
 /// Objects that one pass of background eviction takes, so that nobody waits long for a lock.
 pub const EVICTION_STEP_MAX: usize = 4096;
 /// Records that wait to be written. More means that the disk does not follow; the journal is given
@@ -306,3 +309,6 @@ pub const CPU_RANGES_MAX: usize = 4096;
 pub const TOPOLOGY_NOTES_MAX: usize = 256;
 /// A preference matrix written by somebody, as opaque members of descriptors are.
 pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;
+
+const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);

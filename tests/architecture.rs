@@ -196,9 +196,9 @@ fn sources() -> Vec<File> {
         .into_iter()
         .map(|name| {
             let source = read(&name);
-            // A file of tests that is included by `#[cfg(test)] mod tests;`.
+            // Files of tests that are included by `#[cfg(test)] mod tests;`.
             let is_test = name.ends_with("/tests.rs") || name.contains("/tests/");
-            let code = if is_test { Code::new("") } else { Code::new(&source) };
+            let code = Code::new(if is_test { "" } else { &source });
             let module = module_of(&name);
             File { name, source, code, module }
         })

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // A test ends with its first failure.
 
+use std::time::{Duration, Instant};
+
 use mooncake::config::{Dialect, EngineConfig};
-use mooncake::engine::{Access, BufferSpec, Engine, Operation, Request};
+use mooncake::engine::{Access, BufferSpec, Engine, Notification, Operation, Request};
 
 fn engine(dialect: Dialect) -> Engine {
     let config = EngineConfig {
@@ -120,4 +122,37 @@ fn reads_beyond_the_reply_backlog_are_all_answered() {
         }
         assert!(back == target_memory, "{dialect:?}");
     }
+}
+
+/// Several threads send what follows batches, and a peer sees it in the order of the batches.
+#[test]
+fn notifications_after_batches_keep_their_order() {
+    let target = engine(Dialect::Auto);
+    let memory = vec![0u8; 4096];
+    register(&target, &memory);
+    let own = engine(Dialect::Auto);
+    register(&own, &memory);
+    let segment = own.open_segment(target.local_name()).unwrap();
+    let request = Request {
+        operation: Operation::Write,
+        local: memory.as_ptr() as usize,
+        segment,
+        remote_address: memory.as_ptr() as u64,
+        length: 64,
+    };
+    let sent: Vec<Notification> = (0..300)
+        .map(|turn| Notification { name: format!("{turn}").into(), message: b"m".to_vec() })
+        .collect();
+    for notification in &sent {
+        let batch = own.create_batch(1).unwrap();
+        batch.submit_with(&[request], None, Some(notification.clone())).unwrap();
+        batch.wait(Duration::from_secs(60)).unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut taken = Vec::new();
+    while taken.len() < sent.len() && Instant::now() < until {
+        taken.extend(target.take_notifications());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(taken == sent, "{} of {} taken", taken.len(), sent.len());
 }

@@ -76,15 +76,19 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
-/// The captured bytes that start with `prefix`; never empty.
+/// The captured bytes whose path in the folder of vectors starts with `prefix`; never empty.
 fn corpus(prefixes: &[&str]) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/te");
+    let is_of_the_store = prefixes[0].starts_with("store/");
+    let folder = if is_of_the_store { "store/0.3.7.post2" } else { "te" };
+    let prefixes: Vec<&str> =
+        prefixes.iter().map(|prefix| prefix.trim_start_matches("store/")).collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(folder);
     let mut paths: Vec<_> = fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
             let name = path.file_name().unwrap().to_string_lossy();
-            prefixes.iter().any(|prefix| name.starts_with(prefix))
+            prefixes.iter().any(|prefix| name.starts_with(*prefix))
         })
         .collect();
     // The order of a folder is not the same everywhere.
@@ -179,4 +183,9 @@ fn descriptor() {
 #[test]
 fn data_stream() {
     run(&["tcp-"], entry::data_stream);
+}
+
+#[test]
+fn store_call() {
+    run(&["store/"], entry::store_call);
 }

@@ -15,8 +15,8 @@ use mooncake::engine::{Access, Engine, Request};
 use mooncake::error::ErrorKind;
 use mooncake::limits;
 use mooncake::transport::tcp::wire::native::{
-    Block, Hello, Kind, ReplyHeader, RequestHeader, HEADER_BYTES, MAGIC, REFUSED_INSTANCE,
-    REFUSED_VERSION, VERSION,
+    Block, Hello, Kind, LaneMark, ReplyHeader, RequestHeader, CAPABILITY_FENCE, HEADER_BYTES,
+    MAGIC, REFUSED_INSTANCE, REFUSED_STALE, REFUSED_VERSION, VERSION,
 };
 use mooncake::transport::tcp::wire::v1v2::{decode_status, Framing, Opcode, STATUS_REJECTED};
 
@@ -744,6 +744,100 @@ fn visit(fortress: &Fortress, random: &mut Random, count: usize) {
     });
 }
 
+/// The marks of lanes: who is newer stores, who was fenced off does not, and a stranger who does
+/// not know a lane's secret cuts off nobody.
+#[test]
+fn lanes_are_fenced_by_those_who_know_them() {
+    let _alone = alone();
+    for threads in [1, 3] {
+        let fortress = Fortress::with(|config| config.tcp_io_threads = threads);
+        let a = fortress.open.address() as u64;
+        let block = Block { address: a, key: fortress.key, length: 64 };
+        let write = |stream: &mut TcpStream, value: u8| {
+            let bytes = [&frame(Kind::Write, 0, &[block])[..], &[value; 64]].concat();
+            // Whoever is fenced off may find it out here.
+            let _ = stream.write_all(&bytes);
+        };
+        let stores = |stream: &mut TcpStream, value: u8| {
+            write(stream, value);
+            assert_eq!(reply(stream).0.kind, Kind::Write);
+            assert_eq!(fortress.open.get(0, 64), [value; 64]);
+        };
+        let refused = |stream: &mut TcpStream, value: u8| {
+            let before = fortress.open.get(0, 64);
+            write(stream, value);
+            assert_eq!(read_to_end(stream), b"", "a fenced connection was answered");
+            assert_eq!(fortress.open.get(0, 64), before);
+        };
+        let dial = |instance: u8, lane: u64, epoch: u64| {
+            let mut stream = fortress.dial();
+            let hello = Hello {
+                capabilities: CAPABILITY_FENCE,
+                instance: [instance; 16],
+                mark: Some(LaneMark { lane, epoch }),
+                ..hello_of(fortress.instance)
+            };
+            stream.write_all(&hello.encode()).unwrap();
+            let answer = read_hello(&mut stream);
+            assert_eq!(answer.capabilities & CAPABILITY_FENCE, CAPABILITY_FENCE);
+            (stream, answer)
+        };
+        let fence = |stream: &mut TcpStream, lane: u64, epoch: u64| {
+            let mut bytes = Vec::new();
+            LaneMark::encode_fence(&[LaneMark { lane, epoch }], &mut bytes);
+            stream.write_all(&bytes).unwrap();
+        };
+        // In the middle of a payload, and served by another thread or the same.
+        let (mut old, _) = dial(1, 7, 1);
+        stores(&mut old, 1);
+        let half = [&frame(Kind::Write, 0, &[block])[..], &[0xEE; 10]].concat();
+        old.write_all(&half).unwrap();
+        eventually("half of it is there", || fortress.open.get(9, 1) == [0xEE]);
+        let (mut new, _) = dial(1, 7, 2);
+        stores(&mut new, 2);
+        let _ = old.write_all(&[0xEE; 54]);
+        assert_eq!(read_to_end(&mut old), b"");
+        assert_eq!(fortress.open.get(0, 64), [2; 64]);
+        // A hello that the network held back.
+        for stale in [0, 1, 2] {
+            let (mut late, answer) = dial(1, 7, stale);
+            assert_eq!((answer.version, answer.second), (0, REFUSED_STALE), "{stale}");
+            refused(&mut late, 0xEE);
+        }
+        stores(&mut new, 3);
+        // Strangers: another instance, another lane, an older epoch.
+        let (mut stranger, _) = dial(2, 6, 1);
+        fence(&mut stranger, 7, u64::MAX);
+        let (mut neighbour, _) = dial(1, 8, 1);
+        fence(&mut neighbour, 9, u64::MAX);
+        fence(&mut neighbour, 7, 1);
+        stores(&mut stranger, 4);
+        stores(&mut neighbour, 5);
+        stores(&mut new, 6);
+        // Without a mark there is no fence, as before.
+        let mut plain = greeted(&fortress.engine, fortress.instance);
+        stores(&mut plain, 7);
+        // What follows the fence on its connection finds it done.
+        fence(&mut neighbour, 7, 2);
+        stores(&mut neighbour, 8);
+        refused(&mut new, 0xEE);
+        assert_eq!(dial(1, 7, 2).1.second, REFUSED_STALE);
+        let (mut newest, _) = dial(1, 7, 3);
+        stores(&mut newest, 9);
+        // A fence with a payload, or of nothing, is no fence.
+        for offset in [2, 8] {
+            let mut bytes = Vec::new();
+            LaneMark::encode_fence(&[LaneMark { lane: 1, epoch: 1 }], &mut bytes);
+            bytes[offset] ^= 1;
+            let mut stream = greeted(&fortress.engine, fortress.instance);
+            stream.write_all(&bytes).unwrap();
+            assert_eq!(read_to_end(&mut stream), b"");
+        }
+        fortress.open.put(0, &fortress.contents);
+        fortress.check();
+    }
+}
+
 /// At the limit, strangers make room for newcomers and peers that have proven themselves stay.
 #[test]
 fn the_connection_limit_costs_strangers_only() {
@@ -780,6 +874,45 @@ fn the_connection_limit_costs_strangers_only() {
     let again = pair.own.metrics().connections_opened.get();
     // A lane that was idle until now may be opened late; none was lost.
     assert!(again <= opened.max(4), "{opened} connections became {again}");
+    fortress.check();
+}
+
+/// A newcomer finds room whichever thread it comes to and whichever serves the strangers.
+#[test]
+fn strangers_of_all_threads_make_room() {
+    let _alone = alone();
+    let fortress = Fortress::with(|config| {
+        config.tcp_io_threads = 2;
+        config.tcp_connections_max = 8;
+        config.tcp_header_timeout_ms = 60_000;
+    });
+    let serving = || fortress.engine.metrics().connections_serving.get();
+    // Connections go to the threads in turn: peers to one, strangers to the other.
+    let mut peers = Vec::new();
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        peers.push(greeted(&fortress.engine, fortress.instance));
+        strangers.push(fortress.dial());
+    }
+    eventually("all are served", || serving() == 8);
+    for _ in 0..4 {
+        peers.push(greeted(&fortress.engine, fortress.instance));
+        assert!(serving() <= 8);
+    }
+    for stranger in &mut strangers {
+        assert_eq!(read_to_end(stranger), b"");
+    }
+    let block = Block { address: fortress.open.address() as u64, key: fortress.key, length: 64 };
+    for _ in 0..4 {
+        // Eight proven peers: neither thread lets another one in, or a peer go.
+        assert_eq!(read_to_end(&mut fortress.dial()), b"");
+        for peer in &mut peers {
+            peer.write_all(&frame(Kind::Read, 0, &[block])).unwrap();
+            assert_eq!(reply(peer).2, fortress.contents[..64]);
+        }
+    }
+    drop(peers);
+    eventually("all are gone", || serving() == 0);
     fortress.check();
 }
 

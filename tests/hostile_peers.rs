@@ -132,6 +132,7 @@ fn hello() -> Hello {
         instance: INSTANCE,
         expected: [0; 16],
         text: String::new(),
+        mark: None,
     }
 }
 
@@ -197,7 +198,7 @@ fn native_replies_that_do_not_belong() {
         ("other kind", |r| ReplyHeader {
             kind: match r.kind {
                 FrameKind::Read => FrameKind::Write,
-                FrameKind::Write => FrameKind::Read,
+                _ => FrameKind::Read,
             },
             ..r
         }),

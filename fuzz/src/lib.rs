@@ -13,6 +13,10 @@ use mooncake::transport::tcp::wire::v1v2::{
     decode_status, encode_status, Header, Opcode, HEADER_BYTES, STATUS_BYTES,
 };
 
+use mooncake::rpc::dialect::{self, Dialect as StoreDialect};
+use mooncake::rpc::frame::{ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES};
+use mooncake::rpc::message::Method;
+
 const FRAME_BYTES_MAX: usize = 1 << 16;
 
 /// One handshake connection: the first byte says in what pieces the others arrive.
@@ -98,6 +102,35 @@ pub fn data_stream(data: &[u8]) {
             if let Some(code) = decode_status(frame) {
                 assert_eq!(&encode_status(code), frame);
             }
+        }
+    }
+}
+
+/// One frame of the store's calls, as a request and as an answer to every method.
+pub fn store_call(data: &[u8]) {
+    let port = StoreDialect::Upstream0_3_7;
+    if let Some((head, body)) = data.split_first_chunk::<REQUEST_HEADER_BYTES>() {
+        if let Ok(header) = RequestHeader::decode(head) {
+            if let Ok(read) = dialect::decode_request(header.function, body, port) {
+                let mut again = Vec::new();
+                let function = dialect::encode_request(read.dialect, &read.call, &mut again);
+                // Kinds of replicas that a version lacks are read and cannot be written.
+                if let Ok(function) = function {
+                    assert_eq!(dialect::decode_request(function, &again, port), Ok(read));
+                }
+            }
+        }
+    }
+    let Some((head, body)) = data.split_first_chunk::<REPLY_HEADER_BYTES>() else { return };
+    if ReplyHeader::decode(head).is_err() {
+        return;
+    }
+    for method in Method::ALL {
+        for dialect in [StoreDialect::Native, port] {
+            let Ok(reply) = dialect::decode_reply(dialect, method, body) else { continue };
+            let mut again = Vec::new();
+            assert!(dialect::encode_reply(dialect, method, &reply, &mut again).is_ok());
+            assert_eq!(dialect::decode_reply(dialect, method, &again), Ok(reply));
         }
     }
 }

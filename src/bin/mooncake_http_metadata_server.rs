@@ -11,8 +11,10 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use log::LevelFilter;
 use mooncake::error::{Error, ErrorKind, Result};
+use mooncake::limits;
 use mooncake::metadata::http_server::{serve, ServerOptions};
-use mooncake::net::address::{join_host_port, resolve, Family};
+use mooncake::net::address::{join_host_port, Family};
+use mooncake::net::resolve::resolve_within;
 use mooncake::time::local_timestamp;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -68,7 +70,8 @@ fn main() -> ExitCode {
 fn run(flags: Flags) -> Result<()> {
     let place = join_host_port(&flags.host, flags.port);
     let resource = |text: &'static str| move |error| Error::io(ErrorKind::Resource, text, error);
-    let addresses = resolve(&flags.host, flags.port, Family::Any)?;
+    let addresses =
+        resolve_within(&flags.host, flags.port, Family::Any, limits::BIND_NAME_TIMEOUT)?;
     let listener = TcpListener::bind(addresses.as_slice())
         .map_err(resource("cannot listen"))
         .map_err(|error| error.with("address", &place))?;

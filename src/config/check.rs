@@ -67,7 +67,14 @@ fn settle(config: &mut EngineConfig, keys: &[&'static str], text: String) -> Res
             keys.iter().map(|key| format!("{key} by {}", config.origins.get(key))).collect();
         return Err(Error::new(ErrorKind::InvalidArgument, text).with("set", origins.join(", ")));
     }
-    config.warnings.push(format!("{text}: ignored, the default is used"));
+    let set: Vec<String> = keys
+        .iter()
+        .map(|key| config.origins.get(key))
+        .filter(|origin| *origin != Origin::Default)
+        .map(|origin| origin.to_string())
+        .collect();
+    let set = set.join(", ");
+    config.warnings.push(format!("{text} (set by {set}): ignored, the default is used"));
     for key in keys {
         config.reset(key);
     }

@@ -287,7 +287,7 @@ impl BatchCore {
         self.failed.store(0, Ordering::Release);
         self.first_failed.store(0, Ordering::Release);
         self.transferred_bytes.store(0, Ordering::Relaxed);
-        self.finished.store(0, Ordering::SeqCst);
+        self.finished.store(0, Ordering::Release);
         self.submitted.store(0, Ordering::SeqCst);
         self.cancelled.store(false, Ordering::Release);
         if let Some(event) = self.event.get() {
@@ -349,6 +349,13 @@ impl Tasks for BatchCore {
         }
     }
 
+    fn slice_cut(&self, task: u32) {
+        // The slice that is cut has not ended, so the count cannot reach 0 meanwhile.
+        if let Some(cell) = self.cell(task as usize) {
+            cell.slices_left.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
     }
@@ -379,6 +386,22 @@ mod tests {
         assert!(progress.is_done());
         assert_eq!((progress.completed, progress.failed, progress.transferred_bytes), (1, 1, 15));
         assert_eq!(batch.first_error().unwrap().kind(), ErrorKind::ConnectionLost);
+    }
+
+    #[test]
+    fn a_task_whose_slice_was_cut_ends_with_the_last_part() {
+        let batch = BatchCore::new(1, Counter::default()).unwrap();
+        batch.accept(1).unwrap();
+        batch.start(0, 1);
+        batch.slice_cut(0);
+        batch.slice_cut(0);
+        for bytes in [4, 4] {
+            batch.slice_completed(0, bytes);
+            assert!(!batch.is_done());
+        }
+        batch.slice_completed(0, 1);
+        assert!(batch.is_done());
+        assert_eq!(batch.task(0).unwrap().transferred_bytes, 9);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{bounded, Receiver, Sender, TrySendError};
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use crate::transport::{Driver, Recovery, Scope, Slice};
 use super::failover::{decide, Decision, Failure};
 use super::remote::Found;
 use super::segment::{Parked, Segment, SegmentId};
-use super::{Notification, Shared};
+use super::Shared;
 
 /// Threads that are always there.
 const THREADS: usize = 2;
@@ -32,8 +32,8 @@ const QUEUE: usize = 8192;
 pub(super) enum Job {
     /// Slices of this segment are parked.
     Repair(Arc<Segment>),
-    /// All requests before this notification ended well.
-    Notify { segment: SegmentId, notification: Notification, timeout: Duration },
+    /// Notifications are in this segment's outbox.
+    Notify(Arc<Segment>),
     /// Fetch every descriptor again, as `metadata_refresh_interval_s` asks.
     RefreshAll,
 }
@@ -122,9 +122,10 @@ impl Control {
 fn run(shared: &Weak<Shared>, receiver: &Receiver<Job>, jobs: &AtomicUsize) {
     while let Ok(job) = receiver.recv() {
         let Some(shared) = shared.upgrade() else { return };
-        let segment = match &job {
-            Job::Repair(segment) => Some(Arc::clone(segment)),
-            Job::Notify { .. } | Job::RefreshAll => None,
+        let (repaired, notified) = match &job {
+            Job::Repair(segment) => (Some(Arc::clone(segment)), None),
+            Job::Notify(segment) => (None, Some(Arc::clone(segment))),
+            Job::RefreshAll => (None, None),
         };
         // A panic in one job must not end the thread and with it all later repairs.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -134,7 +135,8 @@ fn run(shared: &Weak<Shared>, receiver: &Receiver<Job>, jobs: &AtomicUsize) {
         if outcome.is_err() {
             log::error!("control: a job panicked; its slices were failed");
             // Dropping the slices fails them.
-            segment.map(|segment| segment.empty());
+            repaired.map(|segment| segment.empty());
+            notified.map(|segment| segment.drop_posted());
         }
     }
 }
@@ -146,9 +148,13 @@ fn serve(shared: &Shared, job: Job) {
                 repair(shared, &segment, parked);
             }
         }
-        Job::Notify { segment, notification, timeout } => {
-            if let Err(error) = shared.notify(segment, &notification, timeout) {
-                log::warn!("the notification after a batch was not delivered: {error}");
+        // One after the other: the peer is to see them in the order of the batches.
+        Job::Notify(segment) => {
+            while let Some((notification, deadline)) = segment.next_posted() {
+                let timeout = deadline.remaining(Instant::now());
+                if let Err(error) = shared.notify(segment.id, &notification, timeout) {
+                    log::warn!("the notification after a batch was not delivered: {error}");
+                }
             }
         }
         Job::RefreshAll => {
@@ -170,6 +176,11 @@ fn repair(shared: &Shared, segment: &Arc<Segment>, parked: Vec<Parked>) {
         None => error.with("segment", &segment.name),
     };
     for mut parked in parked {
+        if let Some(key) = found_meanwhile(before.as_deref(), &parked, now) {
+            parked.slice.remote_key = key;
+            again.push(parked.slice);
+            continue;
+        }
         parked.slice.attempts += 1;
         let Parked { slice, error, scope } = &parked;
         let failure = Failure {
@@ -216,15 +227,63 @@ fn repair(shared: &Shared, segment: &Arc<Segment>, parked: Vec<Parked>) {
     }
 }
 
+/// The key of a range that the slice did not know, where a look for another slice has brought it
+/// since: many requests for what a peer registered a moment ago share one look. Each time costs a
+/// look of somebody, and the deadline ends it, so this counts as no attempt.
+fn found_meanwhile(
+    state: Option<&super::segment::SegmentState>,
+    parked: &Parked,
+    now: Instant,
+) -> Option<u64> {
+    let Parked { slice, error, .. } = parked;
+    if error.kind() != ErrorKind::RemoteRange || slice.is_cancelled() || now >= slice.deadline {
+        return None;
+    }
+    match state?.find(slice.remote_address, slice.length, slice.operation) {
+        Found::Key(key) if key != slice.remote_key => Some(key),
+        _ => None,
+    }
+}
+
+/// Slices as a route wants them: they may have been planned for another one, or for none.
+struct Fitted {
+    slices: std::vec::IntoIter<Slice>,
+    rest: Option<Slice>,
+    bytes_max: u64,
+}
+
+impl Iterator for Fitted {
+    type Item = Slice;
+
+    fn next(&mut self) -> Option<Slice> {
+        let mut slice = self.rest.take().or_else(|| self.slices.next())?;
+        if slice.length <= self.bytes_max {
+            return Some(slice);
+        }
+        let front = slice.cut(self.bytes_max);
+        self.rest = Some(slice);
+        Some(front)
+    }
+}
+
 /// Hands slices to the present route again.
-fn send(shared: &Shared, segment: &Segment, slices: Vec<Slice>) {
+fn send(shared: &Shared, segment: &Segment, mut slices: Vec<Slice>) {
     if slices.is_empty() {
         return;
     }
     shared.metrics.retries.inc_by(slices.len() as u64);
     match segment.state() {
         Ok(state) => {
-            state.route.submit(&mut slices.into_iter(), Driver::Threads);
+            // Another repair may have found the peer elsewhere, or with another registration.
+            for slice in &mut slices {
+                let found = state.find(slice.remote_address, slice.length, slice.operation);
+                if let Found::Key(key) = found {
+                    slice.remote_key = key;
+                }
+            }
+            let bytes_max = state.route.split_rule().slice_bytes_max.max(1);
+            let mut fitted = Fitted { slices: slices.into_iter(), rest: None, bytes_max };
+            state.route.submit(&mut fitted, Driver::Threads);
         }
         Err(error) => {
             for slice in slices {

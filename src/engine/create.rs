@@ -1,7 +1,6 @@
 //! Putting an engine together: names, ports, transports, metadata, in that order.
 
 use std::net::{IpAddr, TcpListener};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Once, Weak};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::{unknown_environment_names, EngineConfig, ProcessEnvironment};
 use crate::descriptor::{Dialect, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::metadata::backend;
 use crate::metadata::directory::StoreDirectory;
 use crate::metadata::document::RpcMeta;
@@ -18,9 +18,11 @@ use crate::metadata::p2p::{HandshakeClient, OwnSegment, P2pDirectory};
 use crate::metadata::Directory;
 use crate::metrics::Metrics;
 use crate::net::address::{self, Family};
+use crate::net::ending::Ending;
 use crate::net::handshake::{ConnectionMessage, NotifyMessage, NULL_LINE};
 use crate::net::interface::{self, ChoiceRules};
 use crate::net::port::{bind_listener, PortRule};
+use crate::net::resolve::resolve_within;
 use crate::transport::loopback::{self, Faults, Loopback};
 use crate::transport::tcp::{Settings, Tcp};
 use crate::transport::{Recovery, RegionTable, Transport};
@@ -39,11 +41,11 @@ impl Engine {
     pub fn create(mut config: EngineConfig) -> Result<Engine> {
         config.check()?;
         warn_once(&config);
-        let closed = Arc::new(AtomicBool::new(false));
+        let closed = Arc::new(Ending::new()?);
         let directory = Lookup::parse(&config, &closed)?;
         let topology = HostTopology::new(&config);
         let (protocols, why) = choose_protocols(&config, &topology)?;
-        let mut names = Names::choose(&config)?;
+        let mut names = Names::choose(&config, matches!(directory, Lookup::P2p))?;
         names.reasons.push(why);
         let listener = bind_listener(
             names.listen,
@@ -74,6 +76,11 @@ impl Engine {
         };
         let transports =
             protocols.iter().map(|protocol| parts.make(protocol)).collect::<Result<Vec<_>>>()?;
+        let mut reasons = names.reasons;
+        reasons.push(port_reason("handshake", rpc_port, names.rpc_port, &config));
+        if let Some(port) = transports.iter().map(|t| t.data_port()).max().filter(|p| *p != 0) {
+            reasons.push(port_reason("data", port, config.data_port, &config));
+        }
         let (control, jobs) = Control::new();
         let segments = SegmentTable::default();
         let local_route = loopback::local_route(
@@ -88,7 +95,7 @@ impl Engine {
             listen: names.listen,
             instance,
             host_id: host_id(),
-            reasons: names.reasons,
+            reasons,
             topology,
             registry,
             transports: RwLock::new(transports),
@@ -150,10 +157,7 @@ pub(super) fn install_transport(shared: &Arc<Shared>, protocol: &str) -> Result<
     shared.publish()
 }
 
-pub(super) fn handshake_client(
-    config: &EngineConfig,
-    is_over: &Arc<AtomicBool>,
-) -> HandshakeClient {
+pub(super) fn handshake_client(config: &EngineConfig, is_over: &Arc<Ending>) -> HandshakeClient {
     HandshakeClient {
         family: Family::Any,
         bytes_max: config.handshake_bytes_max,
@@ -208,6 +212,17 @@ fn port_rule(port: u16, config: &EngineConfig) -> PortRule {
     }
 }
 
+/// Why a plane has its port; `asked` is 0 where none was asked for.
+fn port_reason(plane: &str, port: u16, asked: u16, config: &EngineConfig) -> String {
+    match asked {
+        0 => {
+            let (min, max) = (config.port_min, config.port_max);
+            format!("{plane} port {port}: a free one of {min}..{max}")
+        }
+        _ => format!("{plane} port {port}: asked for"),
+    }
+}
+
 fn local_port(listener: &TcpListener) -> Result<u16> {
     listener
         .local_addr()
@@ -222,7 +237,7 @@ enum Lookup {
 }
 
 impl Lookup {
-    fn parse(config: &EngineConfig, is_over: &Arc<AtomicBool>) -> Result<Lookup> {
+    fn parse(config: &EngineConfig, is_over: &Arc<Ending>) -> Result<Lookup> {
         let address = address::parse_metadata(&config.metadata)?;
         Ok(match backend::open(&address, config)? {
             None => Lookup::P2p,
@@ -236,7 +251,7 @@ impl Lookup {
     fn open(
         self,
         config: &EngineConfig,
-        is_over: &Arc<AtomicBool>,
+        is_over: &Arc<Ending>,
         own: Weak<dyn OwnSegment>,
     ) -> Arc<dyn Directory> {
         match self {
@@ -257,7 +272,8 @@ struct Names {
 }
 
 impl Names {
-    fn choose(config: &EngineConfig) -> Result<Names> {
+    /// `is_p2p` makes the host of the name the one where peers ask.
+    fn choose(config: &EngineConfig, is_p2p: bool) -> Result<Names> {
         let mut reasons = Vec::new();
         let interfaces = interface::enumerate()?;
         let given = config.local_name.clone();
@@ -265,7 +281,6 @@ impl Names {
             "" => None,
             text => Some(address::parse_host_port(text, config.handshake_port)?),
         };
-        let p2p = config.metadata == "P2PHANDSHAKE";
         let here = |host: &str| {
             address::literal(host).is_some_and(|address| {
                 address.is_loopback() || interfaces.iter().any(|i| i.address == address)
@@ -273,10 +288,13 @@ impl Names {
         };
         let host_of_name = parsed.as_ref().map(|p| p.host.as_str()).filter(|h| !h.is_empty());
         let (host, why) = match (host_of_name, &config.publish_address) {
-            (Some(host), _) if p2p || config.legacy_rpc_port_binding => {
+            (Some(host), _) if is_p2p || config.legacy_rpc_port_binding => {
                 (host.to_owned(), "the host of the local name")
             }
-            (_, Some(address)) => (address.clone(), "the setting publish_address"),
+            (_, Some(address)) => {
+                let host = address::without_brackets(address).to_owned();
+                (host, "the setting publish_address")
+            }
             (Some(host), None) if here(host) => {
                 (host.to_owned(), "the host of the local name, an address of this host")
             }
@@ -286,8 +304,7 @@ impl Names {
                 reasons.append(&mut skipped);
                 match chosen {
                     Some(address) => (address.to_string(), "the best interface"),
-                    None if config.use_ipv6 => ("::1".to_owned(), "no interface has an address"),
-                    None => ("127.0.0.1".to_owned(), "no interface has an address"),
+                    None => return Err(no_address(&reasons)),
                 }
             }
         };
@@ -307,12 +324,20 @@ impl Names {
     }
 }
 
+/// Nothing could be told to peers. `reasons` is what was looked at.
+fn no_address(reasons: &[String]) -> Error {
+    const SHOWN: usize = 8;
+    let first = reasons.len().saturating_sub(SHOWN);
+    let text = "this host has no address to publish; publish_address may name one";
+    Error::new(ErrorKind::Resource, text).with("interfaces", reasons[first..].join("; "))
+}
+
 /// The address to bind to: a literal, or the first one that a name stands for.
 fn one_address(text: &str) -> Result<IpAddr> {
     if let Some(literal) = address::literal(text) {
         return Ok(literal);
     }
-    let addresses = address::resolve(text, 0, Family::Any)?;
+    let addresses = resolve_within(text, 0, Family::Any, limits::BIND_NAME_TIMEOUT)?;
     match addresses.first() {
         Some(first) => Ok(first.ip()),
         None => Err(Error::new(ErrorKind::InvalidAddress, "the name has no address")

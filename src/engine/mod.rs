@@ -25,7 +25,6 @@ mod wait;
 mod watch;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +47,7 @@ use crate::metadata::document::RpcMeta;
 use crate::metadata::handshake_server::HandshakeServer;
 use crate::metadata::Directory;
 use crate::metrics::Metrics;
+use crate::net::ending::Ending;
 use crate::net::wake::EventFd;
 use crate::time::Deadline;
 use crate::transport::{Recovery, RegionKeys, Route, Transport};
@@ -114,7 +114,7 @@ struct Shared {
     wakers: Mutex<Vec<Arc<EventFd>>>,
     /// Batches lent to one-call transfers.
     idle_batches: Mutex<Vec<Arc<submit::BatchShared>>>,
-    closed: Arc<AtomicBool>,
+    closed: Arc<Ending>,
 }
 
 fn shutdown_error() -> Error {
@@ -277,7 +277,7 @@ impl Engine {
 
 impl Shared {
     fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.has_begun()
     }
 
     fn ensure_open(&self) -> Result<()> {
@@ -601,7 +601,7 @@ impl Shared {
     }
 
     fn shutdown(&self) {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if !self.closed.begin() {
             return;
         }
         let error = shutdown_error();

@@ -16,7 +16,7 @@ use crate::transport::{OwnerId, Tasks};
 
 use super::batch::BatchCore;
 use super::control::Job;
-use super::segment::{SegmentId, LOCAL_SEGMENT};
+use super::segment::{Posted, SegmentId, LOCAL_SEGMENT};
 use super::Shared;
 
 /// A named message. Bytes, but the upstream wire carries UTF-8 only.
@@ -172,9 +172,20 @@ impl NotifyAfter {
         else {
             return;
         };
-        let job = Job::Notify { segment: self.segment, notification, timeout: self.timeout };
-        if shared.control.queue(job).is_err() {
-            log::warn!("the notification after a batch was dropped: too many jobs wait");
+        let Ok(segment) = shared.segments.get(self.segment) else {
+            log::warn!("the notification after a batch was dropped: its segment is closed");
+            return;
+        };
+        let dropped = match segment.post(notification, Deadline::within(self.timeout)) {
+            Posted::Behind => 0,
+            Posted::Full => 1,
+            Posted::First => match shared.control.queue(Job::Notify(Arc::clone(&segment))) {
+                Ok(()) => 0,
+                Err(_) => segment.drop_posted(),
+            },
+        };
+        if dropped > 0 {
+            log::warn!("{dropped} notifications after batches were dropped: too many wait");
         }
     }
 }
@@ -193,6 +204,11 @@ impl Tasks for NotifyAfter {
         self.failed.store(true, Ordering::Release);
         self.core.slice_failed(task, error);
         self.one_ended();
+    }
+
+    fn slice_cut(&self, task: u32) {
+        self.expect(1);
+        self.core.slice_cut(task);
     }
 
     fn is_cancelled(&self) -> bool {

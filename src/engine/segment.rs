@@ -1,18 +1,20 @@
 //! Open segments: what was published about them, the route to them, and slices that wait for a
 //! repair of either.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::{Mutex, RwLock};
 
 use crate::descriptor::PeerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use crate::time::Deadline;
 use crate::transport::{Operation, Route, Scope, Slice};
 
+use super::notify::Notification;
 use super::remote::{Found, RemoteIndex};
 
 /// A handle to an open segment: index in the low half, generation in the high half. A closed
@@ -90,6 +92,26 @@ pub(super) struct Segment {
     /// Held during a refresh, so that callers who need one share it.
     pub(super) refreshing: Mutex<()>,
     garage: Mutex<Garage>,
+    outbox: Mutex<Outbox>,
+}
+
+/// Notifications that follow batches which ended well, in that order.
+#[derive(Default)]
+struct Outbox {
+    waiting: VecDeque<(Notification, Deadline)>,
+    /// A control thread is asked, or at it.
+    is_queued: bool,
+}
+
+/// What putting a notification into the outbox comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Posted {
+    /// It waits behind others.
+    Behind,
+    /// The caller must queue a job for it.
+    First,
+    /// There is no room.
+    Full,
 }
 
 /// Slices that failed and may be tried again.
@@ -110,12 +132,46 @@ impl Segment {
             state: ArcSwapOption::from_pointee(state),
             refreshing: Mutex::new(()),
             garage: Mutex::default(),
+            outbox: Mutex::default(),
         }
+    }
+
+    /// Adds a notification that is to be sent until the deadline.
+    pub(super) fn post(&self, notification: Notification, deadline: Deadline) -> Posted {
+        let mut outbox = self.outbox.lock();
+        if outbox.waiting.len() >= limits::NOTIFICATIONS_UNSENT_MAX {
+            return Posted::Full;
+        }
+        outbox.waiting.push_back((notification, deadline));
+        match std::mem::replace(&mut outbox.is_queued, true) {
+            true => Posted::Behind,
+            false => Posted::First,
+        }
+    }
+
+    /// The next notification to send; `None` ends the job, and the next one queues another.
+    pub(super) fn next_posted(&self) -> Option<(Notification, Deadline)> {
+        let mut outbox = self.outbox.lock();
+        let next = outbox.waiting.pop_front();
+        outbox.is_queued = next.is_some();
+        next
+    }
+
+    /// Forgets what waits to be sent, and says how many those were; no job is under way.
+    pub(super) fn drop_posted(&self) -> usize {
+        let mut outbox = self.outbox.lock();
+        outbox.is_queued = false;
+        std::mem::take(&mut outbox.waiting).len()
     }
 
     /// The present knowledge.
     pub(super) fn state(&self) -> Result<Arc<SegmentState>> {
         self.state.load_full().ok_or_else(closed_handle)
+    }
+
+    /// The present knowledge, if the segment is open, without counting references: for one call.
+    pub(super) fn look(&self) -> Guard<Option<Arc<SegmentState>>> {
+        self.state.load()
     }
 
     /// Calls `body` with the present knowledge, without counting references.
@@ -195,7 +251,7 @@ impl Segment {
     }
 }
 
-fn closed_handle() -> Error {
+pub(super) fn closed_handle() -> Error {
     Error::new(ErrorKind::InvalidHandle, "the segment handle is closed or was never given out")
 }
 

@@ -16,7 +16,7 @@ use super::control::{cancelled, timed_out};
 use super::notify::{Notification, NotifyAfter};
 use super::plan::Pieces;
 use super::remote::Found;
-use super::segment::{Parked, Segment, SegmentId, SegmentState};
+use super::segment::{closed_handle, Parked, Segment, SegmentId, SegmentState};
 use super::Shared;
 
 /// One read or write.
@@ -326,21 +326,25 @@ fn submit(
             Some(segment) => Ok(segment),
             None => shared.segments.get(id),
         };
-        let opened = segment.and_then(|segment| segment.state().map(|state| (segment, state)));
-        let (segment, state) = match opened {
-            Ok(opened) => opened,
+        let fresh = segment.and_then(|segment| {
+            if shared.config.disable_metacache {
+                shared.refresh(&segment, shared.default_deadline())?;
+            }
+            Ok(segment)
+        });
+        let segment = match fresh {
+            Ok(segment) => segment,
             Err(error) => {
                 slices.fail_all(&error);
                 continue;
             }
         };
-        if shared.config.disable_metacache && state.peer.is_some() {
-            if let Err(error) = shared.refresh(&segment, shared.default_deadline()) {
-                slices.fail_all(&error);
-                continue;
-            }
-        }
-        slices.segment = Some((&segment, &state));
+        let look = segment.look();
+        let Some(state) = look.as_deref() else {
+            slices.fail_all(&closed_handle());
+            continue;
+        };
+        slices.segment = Some((&segment, state));
         let rails = state.route.submit(&mut slices, driver);
         known.region = slices.recent.take();
         drop(slices);
@@ -405,7 +409,6 @@ fn find_local<'a>(
 struct Current<'a> {
     request: &'a Request,
     task: u32,
-    region: Arc<Region>,
     key: u64,
     pieces: Pieces,
     deadline: Instant,
@@ -444,11 +447,13 @@ impl Slices<'_> {
         }
     }
 
-    fn make(&self, current: &Current<'_>, offset: u64, length: u64) -> Slice {
-        Slice::new(
+    /// A slice of the current request, whose region is the most recent one.
+    fn make(&self, current: &Current<'_>, offset: u64, length: u64) -> Option<Slice> {
+        let region = Arc::clone(self.recent.as_ref()?);
+        Some(Slice::new(
             current.request.operation,
             current.request.segment.0,
-            Arc::clone(&current.region),
+            region,
             current.request.local as u64 + offset,
             current.request.remote_address + offset,
             current.key,
@@ -456,7 +461,7 @@ impl Slices<'_> {
             current.deadline,
             Arc::clone(self.tasks),
             current.task,
-        )
+        ))
     }
 
     /// Starts the next request; true if it has slices for the route.
@@ -470,14 +475,11 @@ impl Slices<'_> {
             self.start(index, 0);
             return Some(false);
         }
-        let region = match find_local(self.shared, request, &mut self.recent) {
-            Ok(region) => Arc::clone(region),
-            Err(error) => {
-                self.start(index, 1);
-                self.tasks.slice_failed(task, error);
-                return Some(false);
-            }
-        };
+        if let Err(error) = find_local(self.shared, request, &mut self.recent) {
+            self.start(index, 1);
+            self.tasks.slice_failed(task, error);
+            return Some(false);
+        }
         let deadline = deadline_for(self.shared, self.timeout, request.length, self.now);
         let found = state.find(request.remote_address, request.length, request.operation);
         let (key, miss) = match found {
@@ -486,10 +488,10 @@ impl Slices<'_> {
             Found::Denied => (0, Some("the peer does not grant this access to the buffer")),
         };
         let pieces = Pieces::new(request.length, state.route.split_rule());
-        let current = Current { request, task, region, key, pieces, deadline };
+        let current = Current { request, task, key, pieces, deadline };
         if let Some(why) = miss {
             self.start(index, 1);
-            let slice = self.make(&current, 0, request.length);
+            let slice = self.make(&current, 0, request.length)?;
             let error = Error::new(ErrorKind::RemoteRange, why)
                 .with("segment", &segment.name)
                 .with("operation", request.operation.name())
@@ -514,7 +516,7 @@ impl Iterator for Slices<'_> {
                 if let Some((offset, length)) = current.pieces.next() {
                     let slice = self.make(&current, offset, length);
                     self.current = Some(current);
-                    return Some(slice);
+                    return slice;
                 }
             }
             self.begin()?;

@@ -10,7 +10,6 @@ mod answer;
 mod query;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -33,57 +32,24 @@ use query::Query;
 const PLAIN: &str = "text/plain; version=0.0.4";
 const JSON: &str = "application/json";
 
-/// Which part of its life the process is in.
-#[derive(Debug)]
-pub struct Role {
-    leads: AtomicBool,
-    elected: bool,
-}
-
-impl Role {
-    /// Without election a master always leads.
-    pub fn new(elected: bool) -> Role {
-        Role { leads: AtomicBool::new(!elected), elected }
-    }
-
-    /// It serves clients.
-    pub fn leads(&self) -> bool {
-        self.leads.load(Ordering::Acquire)
-    }
-
-    /// It does from now on, or does no longer.
-    pub fn set(&self, leads: bool) {
-        self.leads.store(leads, Ordering::Release);
-    }
-
-    /// Somebody else may be the leader.
-    pub fn is_elected(&self) -> bool {
-        self.elected
-    }
-}
-
 /// What the pages show.
 #[derive(Clone)]
 pub struct Pages {
     /// Index, calls, and the rest of the metrics.
     pub sources: Sources,
-    /// Leader or standby.
-    pub role: Arc<Role>,
-    /// What an elected leader tells clients to connect to.
-    pub advertised: Option<String>,
 }
 
 impl Pages {
     /// The summary line.
     pub fn summary(&self) -> String {
         let sources = &self.sources;
-        summary(&*sources.view, sources.file_capacity, self.role.is_elected())
+        summary(&*sources.view, sources.file_capacity)
     }
 }
 
 /// The pages as a router that other servers can merge.
 pub fn router(pages: Pages) -> Router {
-    let data = Router::new()
+    Router::new()
         .route("/metrics", only_get(get(metrics)))
         .route("/metrics/summary", only_get(get(summary_line)))
         .route("/get_all_keys", only_get(get(all_keys)))
@@ -94,13 +60,11 @@ pub fn router(pages: Pages) -> Router {
         .route("/get_segments_detail", only_get(get(segments_detail)))
         .route("/api/v1/segments/status", only_get(get(segment_status)))
         .route("/api/v1/remove_all", post(remove_all).fallback(unknown))
-        .layer(axum::middleware::from_fn_with_state(pages.clone(), leaders_only));
-    Router::new()
         .route("/health", only_get(get(|| async { plain("OK") })))
-        .route("/role", only_get(get(role)))
-        .route("/ha_status", only_get(get(ha_status)))
+        // Nobody is elected: the one master leads, and no address is agreed upon.
+        .route("/role", only_get(get(|| async { plain("leader") })))
+        .route("/ha_status", only_get(get(|| async { plain("serving") })))
         .route("/leader", only_get(get(leader)))
-        .merge(data)
         .fallback(unknown)
         .with_state(pages)
 }
@@ -124,34 +88,8 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
-/// A standby has nothing to tell but its role.
-async fn leaders_only(
-    State(pages): State<Pages>,
-    request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> Response {
-    if pages.role.leads() {
-        return next.run(request).await;
-    }
-    let text = "this master is a standby: the leader answers";
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, PLAIN)], text).into_response()
-}
-
-async fn role(State(pages): State<Pages>) -> Response {
-    plain(if pages.role.leads() { "leader" } else { "standby" })
-}
-
-async fn ha_status(State(pages): State<Pages>) -> Response {
-    plain(if pages.role.leads() { "serving" } else { "standby" })
-}
-
-async fn leader(State(pages): State<Pages>) -> Response {
-    let known = pages.advertised.filter(|_| pages.role.leads());
-    let body = serde_json::json!({
-        "present": known.is_some(),
-        "leader_address": known,
-        "view_version": null,
-    });
+async fn leader() -> Response {
+    let body = serde_json::json!({"present": false, "leader_address": null, "view_version": null});
     json(StatusCode::OK, &body)
 }
 

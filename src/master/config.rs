@@ -56,17 +56,6 @@ pub enum Journal {
     At(PathBuf),
 }
 
-/// Leader election.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ha {
-    /// Endpoints of etcd, as given.
-    pub endpoints: String,
-    /// Part of the leader's key.
-    pub cluster: String,
-    /// What clients connect to.
-    pub advertised: String,
-}
-
 /// Everything the master is told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MasterConfig {
@@ -112,8 +101,6 @@ pub struct MasterConfig {
     pub file_capacity: u64,
     /// Name of the cluster.
     pub cluster_id: String,
-    /// Leader election.
-    pub ha: Option<Ha>,
     /// The journal.
     pub journal: Journal,
     /// What should be logged at the start.
@@ -143,6 +130,7 @@ impl MasterConfig {
         let threads = threads.min(limits::RPC_THREADS_MAX);
         let silent = at_least(values, "rpc_conn_timeout_seconds", 0)?;
         check_dialects(values)?;
+        check_election(values)?;
         let memory_allocator = values.written("memory_allocator");
         match memory_allocator {
             "offset" => {}
@@ -179,7 +167,6 @@ impl MasterConfig {
         };
         let file = values.written("http_metadata_server_file");
         let config = MasterConfig {
-            ha: ha(values, host, &rpc)?,
             journal: journal(values, host, &cluster_id, rpc.port),
             rpc,
             threads,
@@ -323,29 +310,15 @@ fn check_dialects(values: &Values) -> Result<()> {
     Ok(())
 }
 
-fn ha(values: &Values, host: &Host, rpc: &Listen) -> Result<Option<Ha>> {
+/// Refused rather than ignored: a second master that serves beside the first would split the pool.
+fn check_election(values: &Values) -> Result<()> {
     if !values.bool("enable_ha") {
-        return Ok(None);
+        return Ok(());
     }
-    let endpoints = values.written("etcd_endpoints").to_owned();
-    if endpoints.is_empty() {
+    if values.written("etcd_endpoints").is_empty() {
         return Err(refuse(values, "enable_ha", "needs --etcd_endpoints"));
     }
-    if host_is_any(&rpc.host) {
-        return Err(refuse(
-            values,
-            "rpc_address",
-            "is no address that clients can connect to, which --enable_ha tells them",
-        ));
-    }
-    // Clients derive the key in this way, so the name of the cluster is not asked.
-    let cluster = (host.variable)("MC_STORE_CLUSTER_ID").unwrap_or_else(|| "mooncake".to_owned());
-    let advertised = crate::net::address::join_host_port(&rpc.host, rpc.port);
-    Ok(Some(Ha { endpoints, cluster: cluster.trim_end_matches('/').to_owned(), advertised }))
-}
-
-fn host_is_any(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+    Err(refuse(values, "enable_ha", "cannot be served: this version does not elect leaders yet"))
 }
 
 fn journal(values: &Values, host: &Host, cluster: &str, port: u16) -> Journal {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::admin::{Admin, Pages, Role};
+use super::admin::{Admin, Pages};
 use super::config::{self, Allocation, Listen, MasterConfig};
 use super::exposition::Sources;
 use super::journal::file::{discard, Journal};
@@ -110,7 +110,7 @@ impl Process {
             file_capacity: (!config.storage_directory.is_empty()).then_some(config.file_capacity),
             extras: Arc::new(move || extras(&counters)),
         };
-        let pages = Pages { sources, role: Arc::new(Role::new(false)), advertised: None };
+        let pages = Pages { sources };
         let admin = Admin::start(admin_listener, pages.clone())?;
         let mut process = Process {
             server,

@@ -6,8 +6,8 @@ use super::state::{Operation, Tally};
 use super::view::View;
 
 /// The line, without an end of line. `file_capacity` is what the shared folder is said to hold;
-/// absent where there is none. `with_clients` adds what upstream shows for elected leaders only.
-pub fn summary(view: &dyn View, file_capacity: Option<u64>, with_clients: bool) -> String {
+/// absent where there is none. Upstream adds clients and pings for elected leaders only.
+pub fn summary(view: &dyn View, file_capacity: Option<u64>) -> String {
     let totals = view.figures().totals;
     let mut line = String::new();
     let _ = write!(line, "Mem Storage: {} / {}", size(totals.used), size(totals.capacity));
@@ -17,11 +17,8 @@ pub fn summary(view: &dyn View, file_capacity: Option<u64>, with_clients: bool) 
     let _ = write!(line, " | SSD Storage: 0 B / {}", size(file_capacity.unwrap_or(0)));
     let (keys, pinned) = (totals.keys, totals.soft_pinned);
     let _ = write!(line, " | Keys: {keys} (soft-pinned: {pinned})");
-    if with_clients {
-        let _ = write!(line, " | Clients: {}", totals.clients);
-    }
     line += " | Requests (Success/Total): ";
-    let mut single = vec![
+    let single = [
         ("PutStart", Operation::PutStart),
         ("PutEnd", Operation::PutEnd),
         ("PutRevoke", Operation::PutRevoke),
@@ -30,9 +27,6 @@ pub fn summary(view: &dyn View, file_capacity: Option<u64>, with_clients: bool) 
         ("Del", Operation::Remove),
         ("DelAll", Operation::RemoveAll),
     ];
-    if with_clients {
-        single.push(("Ping", Operation::Ping));
-    }
     for (name, operation) in single {
         let tally = view.tally(operation);
         let _ = write!(line, "{name}={}/{}, ", successes(&tally), tally.requests);
@@ -109,7 +103,7 @@ mod tests {
     #[test]
     fn it_is_upstreams_line() {
         let mut fake = Fake::default();
-        assert_eq!(summary(&fake, None, false), FRESH);
+        assert_eq!(summary(&fake, None), FRESH);
         let found = Tally { requests: 1, failures: 1, ..Tally::default() };
         let batch = Tally {
             requests: 1,
@@ -122,16 +116,14 @@ mod tests {
         fake.totals = Totals {
             capacity: 64 << 20,
             used: 16 << 20,
-            clients: 3,
             evicted_bytes: 20 << 20,
             ..Totals::default()
         };
-        let line = summary(&fake, Some(i64::MAX as u64), true);
+        let line = summary(&fake, Some(i64::MAX as u64));
         for part in [
             "Mem Storage: 16.00 MB / 64.00 MB (25.0%) | SSD Storage: 0 B / infinite | ",
-            " | Clients: 3 | ",
             "Get=0/1, ",
-            "DelAll=0/0, Ping=0/0,  | Batch",
+            "DelAll=0/0,  | Batch",
             "ExistKey:(Req=0/1/1, Item=1/2), ",
             "size=20.00 MB",
         ] {

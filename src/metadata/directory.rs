@@ -14,7 +14,7 @@ use crate::limits;
 use crate::net::handshake::{MessageType, NULL_LINE};
 use crate::time::Deadline;
 
-use super::document::{ram_key, rpc_meta_key, RpcMeta};
+use super::document::{check_own_name, ram_key, rpc_meta_key, RpcMeta};
 use super::p2p::HandshakeClient;
 use super::{Directory, Lifetime, MetadataStore, Put};
 
@@ -130,6 +130,7 @@ impl Directory for StoreDirectory {
         deadline: Deadline,
     ) -> Result<()> {
         let name = &descriptor.name;
+        check_own_name(name)?;
         let is_claimed = self.published.lock().as_ref() == Some(location);
         if !is_claimed {
             self.claim(descriptor, location, deadline)?;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 
 const KEY_ROOT: &str = "mooncake/";
@@ -51,6 +51,22 @@ pub fn rpc_meta_key(cluster_id: &str, name: &str) -> String {
     key(cluster_id, "rpc_meta/", name)
 }
 
+/// Refuses names under which an engine could not be published without harm: their keys would be
+/// those of another engine, or ones that HTTP services write only once, or lead nowhere.
+pub fn check_own_name(name: &str) -> Result<()> {
+    let why = if name.starts_with('/') {
+        "begins with a slash, which is dropped where a segment is opened"
+    } else if name.contains("rpc_meta") {
+        "contains `rpc_meta`, and documents with that in their key are not replaced"
+    } else if name.split('/').rev().skip(1).any(|part| part == "ram") {
+        "has the part `ram/`, which keeps the documents of other segments"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, format!("the name of the engine {why}"))
+        .with("segment", name.escape_debug()))
+}
+
 /// Joins the parts; `cluster_id` may be empty and may bring its own final `/`.
 fn key(cluster_id: &str, directory: &str, name: &str) -> String {
     let separator = if cluster_id.is_empty() || cluster_id.ends_with('/') { "" } else { "/" };
@@ -69,6 +85,17 @@ mod tests {
         assert_eq!(ram_key("c/", "n"), "mooncake/c/ram/n");
         assert_eq!(rpc_meta_key("", "n"), "mooncake/rpc_meta/n");
         assert_eq!(rpc_meta_key("c", "a/b"), "mooncake/c/rpc_meta/a/b");
+    }
+
+    #[test]
+    fn names_that_would_be_keys_of_others() {
+        for name in ["/a", "//", "ram/a", "c/ram/a", "rpc_meta/a", "my-rpc_meta", "ram//"] {
+            let error = check_own_name(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}");
+        }
+        for name in ["", "a", "ram", "a/ram", "program/x", "nvmeof/x", "a b:1", "RAM/x"] {
+            check_own_name(name).unwrap();
+        }
     }
 
     #[test]

@@ -46,12 +46,6 @@ pub enum Put {
     Taken,
 }
 
-/// Called when a watched entry changed or vanished; must not block.
-pub type WatchCallback = Box<dyn Fn() + Send + Sync>;
-
-/// Keeps a watch alive; dropping it ends the watch.
-pub type WatchGuard = Box<dyn Send + Sync>;
-
 /// A service that keeps documents.
 pub trait MetadataStore: Send + Sync {
     /// URL scheme or other short name for messages and the dump.
@@ -74,12 +68,6 @@ pub trait MetadataStore: Send + Sync {
     /// True where upstream writes documents with a newline at their end.
     fn ends_documents_with_newline(&self) -> bool {
         true
-    }
-
-    /// Calls back when the value under `key` changes; `None` where the service cannot tell.
-    fn watch(&self, key: &str, changed: WatchCallback) -> Result<Option<WatchGuard>> {
-        let _ = (key, changed);
-        Ok(None)
     }
 }
 

@@ -3,16 +3,21 @@
 //! The client side of the handshake plane; the serving side is `handshake_server.rs`. Every call
 //! is one connection with one request and one reply, bounded by its deadline.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::descriptor::{Dialect, PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::address::{self, Family};
+use crate::net::ending::Ending;
 use crate::net::handshake::{encode_frame, Frame, FrameDecoder, Framing, MessageType};
+use crate::net::resolve::resolve_before;
+use crate::net::vectored;
 use crate::time::Deadline;
 
 use super::document::RpcMeta;
@@ -29,12 +34,9 @@ pub struct HandshakeClient {
     pub connect_timeout: Duration,
     /// Port of names that have none.
     pub default_port: u16,
-    /// Once set, conversations end early: nobody waits for their outcome any more.
-    pub is_over: Arc<AtomicBool>,
+    /// Once it has begun, conversations end early: nobody waits for their outcome any more.
+    pub is_over: Arc<Ending>,
 }
-
-/// How soon a conversation notices that it is over.
-const STEP: Duration = Duration::from_millis(100);
 
 impl HandshakeClient {
     /// Sends one message and returns the payload of the reply.
@@ -76,15 +78,21 @@ impl HandshakeClient {
 
     fn connect(&self, location: &RpcMeta, deadline: Deadline) -> Result<TcpStream> {
         let mut last = None;
-        let addresses =
-            address::resolve(&location.ip_or_host_name, location.rpc_port, self.family)?;
+        let left = || deadline.remaining(Instant::now()).min(self.connect_timeout);
+        let addresses = resolve_before(
+            &location.ip_or_host_name,
+            location.rpc_port,
+            self.family,
+            left(),
+            &self.is_over,
+        )?;
         for socket_address in addresses {
-            let left = deadline.remaining(Instant::now()).min(self.connect_timeout);
-            if left.is_zero() || self.is_over.load(Ordering::Acquire) {
+            if left().is_zero() {
                 break;
             }
-            match connect_one(&socket_address, left) {
+            match self.connect_one(socket_address, left()) {
                 Ok(stream) => return Ok(stream),
+                Err(error) if error.kind() == ErrorKind::Shutdown => return Err(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -94,17 +102,46 @@ impl HandshakeClient {
         })
     }
 
+    /// The connection does not block.
+    fn connect_one(&self, address: SocketAddr, timeout: Duration) -> Result<TcpStream> {
+        let failed = |error| {
+            Error::io(ErrorKind::Unreachable, "cannot connect to the handshake port", error)
+                .with("address", address)
+        };
+        let until = Instant::now() + timeout;
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        match socket.connect(&address.into()) {
+            Ok(()) => return Ok(socket.into()),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        loop {
+            self.is_over.check()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if self.is_over.wait(socket.as_fd(), true, left).map_err(failed)? {
+                return match socket.take_error().map_err(failed)? {
+                    Some(error) => Err(failed(error)),
+                    None => Ok(socket.into()),
+                };
+            }
+            if left.is_zero() {
+                return Err(failed(std::io::ErrorKind::TimedOut.into()));
+            }
+        }
+    }
+
     fn send(&self, stream: &mut TcpStream, request: &[u8], deadline: Deadline) -> Result<()> {
         let broken = |error| {
             Error::io(ErrorKind::ConnectionLost, "the handshake request was not taken", error)
         };
         let mut rest = request;
         while !rest.is_empty() {
-            self.arm(stream, deadline)?;
-            match stream.write(rest) {
+            match vectored::send(stream.as_fd(), rest) {
                 Ok(0) => return Err(broken(std::io::ErrorKind::WriteZero.into())),
                 Ok(sent) => rest = &rest[sent..],
-                Err(error) if is_transient(&error) => {}
+                Err(error) if is_transient(&error) => self.wait(stream, true, deadline)?,
                 Err(error) => return Err(broken(error)),
             }
         }
@@ -112,10 +149,11 @@ impl HandshakeClient {
     }
 
     fn receive(&self, stream: &mut TcpStream, deadline: Deadline) -> Result<Frame> {
+        let broken =
+            |error| Error::io(ErrorKind::ConnectionLost, "the handshake reply broke off", error);
         let mut decoder = FrameDecoder::new(self.bytes_max);
         let mut chunk = [0u8; 16 * 1024];
         loop {
-            self.arm(stream, deadline)?;
             match stream.read(&mut chunk) {
                 Ok(0) => {
                     return Err(Error::new(
@@ -127,24 +165,18 @@ impl HandshakeClient {
                     if let Some(frame) = decoder.feed(&chunk[..received])? {
                         return Ok(frame);
                     }
+                    // A peer that never stops sending is not waited for either.
+                    self.wait(stream, false, deadline)?;
                 }
-                Err(error) if is_transient(&error) => {}
-                Err(error) => {
-                    return Err(Error::io(
-                        ErrorKind::ConnectionLost,
-                        "the handshake reply broke off",
-                        error,
-                    ))
-                }
+                Err(error) if is_transient(&error) => self.wait(stream, false, deadline)?,
+                Err(error) => return Err(broken(error)),
             }
         }
     }
 
-    /// Gives the next blocking call the time that is left.
-    fn arm(&self, stream: &TcpStream, deadline: Deadline) -> Result<()> {
-        if self.is_over.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Shutdown, "the engine is being destroyed"));
-        }
+    /// Sleeps until the connection is ready; an error once nobody waits for that any more.
+    fn wait(&self, stream: &TcpStream, write: bool, deadline: Deadline) -> Result<()> {
+        self.is_over.check()?;
         let left = deadline.remaining(Instant::now());
         if left.is_zero() {
             return Err(Error::new(
@@ -152,10 +184,9 @@ impl HandshakeClient {
                 "the peer did not answer the handshake in time",
             ));
         }
-        let failed = |error| Error::io(ErrorKind::Resource, "cannot set a socket timeout", error);
-        let left = left.min(STEP);
-        stream.set_read_timeout(Some(left)).map_err(failed)?;
-        stream.set_write_timeout(Some(left)).map_err(failed)
+        let failed = |error| Error::io(ErrorKind::Resource, "cannot wait for a socket", error);
+        self.is_over.wait(stream.as_fd(), write, left).map_err(failed)?;
+        Ok(())
     }
 }
 
@@ -168,16 +199,8 @@ fn operation(message_type: MessageType) -> &'static str {
     }
 }
 
-fn connect_one(socket_address: &SocketAddr, timeout: Duration) -> Result<TcpStream> {
-    TcpStream::connect_timeout(socket_address, timeout).map_err(|error| {
-        Error::io(ErrorKind::Unreachable, "cannot connect to the handshake port", error)
-            .with("address", socket_address)
-    })
-}
-
 fn is_transient(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
+    matches!(error.kind(), std::io::ErrorKind::Interrupted | std::io::ErrorKind::WouldBlock)
 }
 
 /// Where the present own descriptor comes from; built on demand, so that registering many buffers

@@ -232,7 +232,8 @@ fn parse_port(digits: &str) -> Option<u16> {
     digits.parse().ok().filter(|port| *port != 0)
 }
 
-fn without_brackets(host: &str) -> &str {
+/// The host as it stands in documents: without the brackets that a URL needs around IPv6.
+pub fn without_brackets(host: &str) -> &str {
     host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host)
 }
 

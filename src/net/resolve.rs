@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, RecvTimeoutError};
+use crossbeam_channel::{bounded, never, select};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
 use super::address::{self, Family};
+use super::ending::Ending;
 use super::thread;
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
@@ -25,9 +26,32 @@ pub fn resolve_within(
     family: Family,
     timeout: Duration,
 ) -> Result<Vec<SocketAddr>> {
+    look_up(host, port, family, timeout, None, address::resolve)
+}
+
+/// As [`resolve_within`], and not longer than an engine lives.
+pub fn resolve_before(
+    host: &str,
+    port: u16,
+    family: Family,
+    timeout: Duration,
+    ending: &Ending,
+) -> Result<Vec<SocketAddr>> {
+    look_up(host, port, family, timeout, Some(ending), address::resolve)
+}
+
+fn look_up(
+    host: &str,
+    port: u16,
+    family: Family,
+    timeout: Duration,
+    ending: Option<&Ending>,
+    ask: impl FnOnce(&str, u16, Family) -> Result<Vec<SocketAddr>> + Send + 'static,
+) -> Result<Vec<SocketAddr>> {
     if address::literal(host).is_some() {
         return address::resolve(host, port, family);
     }
+    ending.map_or(Ok(()), Ending::check)?;
     let place = |error: Error| error.with("host", host.escape_debug());
     let late = || {
         let text = "the system's resolver did not answer in time";
@@ -47,14 +71,18 @@ pub fn resolve_within(
     thread::spawn("mc-resolve", move || {
         let _slot = slot;
         // Nobody may be listening any more.
-        let _ = sender.send(address::resolve(&asked, port, family));
+        let _ = sender.send(ask(&asked, port, family));
     })?;
-    match receiver.recv_timeout(timeout) {
-        Ok(found) => found,
-        Err(RecvTimeoutError::Timeout) => Err(late()),
-        Err(RecvTimeoutError::Disconnected) => {
+    let nothing = never();
+    let end = ending.map_or(&nothing, Ending::heard);
+    select! {
+        recv(receiver) -> found => found.unwrap_or_else(|_| {
             Err(place(Error::new(ErrorKind::Internal, "the look-up ended without an answer")))
+        }),
+        recv(end) -> _ => {
+            Err(place(Error::new(ErrorKind::Shutdown, "the engine is being destroyed")))
         }
+        default(timeout) => Err(late()),
     }
 }
 
@@ -90,5 +118,32 @@ mod tests {
         assert!(found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
         let error = resolve_within("localhost", 5, Family::Any, Duration::ZERO).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_holds_up_nobody() {
+        let (release, hang) = bounded::<()>(0);
+        let stuck = || {
+            let hang = hang.clone();
+            move |_: &str, _, _| {
+                let _ = hang.recv();
+                Ok(Vec::new())
+            }
+        };
+        let hour = Duration::from_secs(3600);
+        let short = Duration::from_millis(20);
+        let error = look_up("name", 5, Family::Any, short, None, stuck()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        let ending = Ending::new().unwrap();
+        std::thread::scope(|scope| {
+            let waiting =
+                scope.spawn(|| look_up("name", 5, Family::Any, hour, Some(&ending), stuck()));
+            std::thread::sleep(short);
+            ending.begin();
+            assert_eq!(waiting.join().unwrap().unwrap_err().kind(), ErrorKind::Shutdown);
+        });
+        let error = resolve_before("name", 5, Family::Any, hour, &ending).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Shutdown);
+        drop(release);
     }
 }

@@ -1,6 +1,6 @@
 //! Segments: memory that clients give to the pool.
 
-use super::identity::{ClientId, SegmentId};
+use super::identity::SegmentId;
 use super::object::{Generation, Key};
 
 /// One mounted range of one client's memory.
@@ -20,7 +20,7 @@ pub struct Segment {
     pub protocol: String,
 }
 
-/// A range of a segment that holds a complete object, as its holder or its writer reports it.
+/// A range of a segment that holds a complete object, as its holder reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldObject {
     /// Name of the object.
@@ -72,13 +72,4 @@ pub struct Pong {
     pub view_version: i64,
     /// What to do.
     pub status: ClientStatus,
-}
-
-/// What a client's segments hold, told to the master after it has lost its memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Who reports.
-    pub client: ClientId,
-    /// What it holds, or has written elsewhere lately.
-    pub objects: Vec<HeldObject>,
 }

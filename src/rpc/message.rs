@@ -86,8 +86,8 @@ pub enum Call {
         /// Answer at the latest after this time, without events if there are none.
         wait_ms: u32,
     },
-    /// Native: what the client's segments hold, and what it wrote elsewhere lately; sent in parts
-    /// after a remount at a master that does not know it.
+    /// Native: what the client's segments hold; sent in parts after a remount at a master that does
+    /// not know it.
     Report {
         /// Who.
         client: ClientId,

@@ -145,6 +145,8 @@ pub trait Tasks: Send + Sync {
     fn slice_completed(&self, task: u32, bytes: u64);
     /// A slice of `task` failed for good.
     fn slice_failed(&self, task: u32, error: Error);
+    /// A slice of `task` that has not ended became two.
+    fn slice_cut(&self, task: u32);
     /// True once the owner has cancelled; slices not yet started need not start.
     fn is_cancelled(&self) -> bool;
 }
@@ -219,6 +221,30 @@ impl Slice {
         if let Some((tasks, task)) = self.owner.take() {
             tasks.slice_failed(task, error);
         }
+    }
+
+    /// Cuts `bytes` off the front, which must leave some on both sides. The parts are slices of the
+    /// same task, which ends with the last of them.
+    pub fn cut(&mut self, bytes: u64) -> Slice {
+        if let Some((tasks, task)) = &self.owner {
+            tasks.slice_cut(*task);
+        }
+        let front = Slice {
+            operation: self.operation,
+            segment: self.segment,
+            region: Arc::clone(&self.region),
+            local_address: self.local_address,
+            remote_address: self.remote_address,
+            remote_key: self.remote_key,
+            length: bytes,
+            deadline: self.deadline,
+            attempts: self.attempts,
+            owner: self.owner.clone(),
+        };
+        self.local_address += bytes;
+        self.remote_address += bytes;
+        self.length -= bytes;
+        front
     }
 
     /// True if the slice belongs to that batch.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mooncake::descriptor::{
@@ -28,6 +28,7 @@ pub struct FakePeer {
     pub name: String,
     pub data_port: u16,
     stopping: Arc<AtomicBool>,
+    line: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Drop for FakePeer {
@@ -53,11 +54,19 @@ impl FakePeer {
         let control = TcpListener::bind("127.0.0.1:0").unwrap();
         let name = control.local_addr().unwrap().to_string();
         let line = descriptor(kind, &name, data_port).encode_line(Dialect::V0_3_13);
+        let line = Arc::new(Mutex::new(line));
+        let published = Arc::clone(&line);
         accept(control, &stopping, move |mut stream| {
             let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+            let line = published.lock().unwrap().clone();
             answer_handshake(&mut stream, MessageType::Metadata, &line);
         });
-        FakePeer { name, data_port, stopping }
+        FakePeer { name, data_port, stopping, line }
+    }
+
+    /// From now on it publishes this.
+    pub fn publish(&self, descriptor: &SegmentDescriptor) {
+        *self.line.lock().unwrap() = descriptor.encode_line(Dialect::V0_3_13);
     }
 }
 

@@ -82,6 +82,7 @@ pub fn hello_of(instance: [u8; 16]) -> Hello {
         instance: [9; 16],
         expected: instance,
         text: "stranger".into(),
+        mark: None,
     }
 }
 

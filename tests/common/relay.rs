@@ -42,6 +42,8 @@ struct Link {
     sides: [TcpStream; 2],
     frozen: AtomicBool,
     held: AtomicBool,
+    /// Directions that have something to deliver late.
+    late: AtomicUsize,
 }
 
 impl Link {
@@ -67,9 +69,14 @@ impl Link {
 pub struct Held(Vec<Arc<Link>>);
 
 impl Held {
-    /// Lets everything through.
+    /// Lets everything through, and returns when it was delivered or the target has refused it.
     pub fn release(self) {
         self.0.iter().for_each(|link| link.held.store(false, Ordering::Release));
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while self.0.iter().any(|link| link.late.load(Ordering::Acquire) > 0) {
+            assert!(std::time::Instant::now() < until, "what was held is not taken");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -182,6 +189,7 @@ fn link(state: &Arc<State>, near: TcpStream, far: TcpStream) {
         sides: [near, far],
         frozen: AtomicBool::new(false),
         held: AtomicBool::new(false),
+        late: AtomicUsize::new(0),
     });
     state.links.lock().unwrap().push(Arc::clone(&link));
     for direction in 0..2 {
@@ -255,16 +263,56 @@ fn pump(state: &State, link: &Link, direction: usize) {
                 return link.reset();
             }
         }
-        while link.held.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(5));
-            if state.stopping.load(Ordering::Acquire) {
-                return link.reset();
+        if link.held.load(Ordering::Acquire) {
+            match hold(state, link, from, to, bytes.to_vec()) {
+                true => continue,
+                false => return link.reset(),
             }
         }
         if to.write_all(bytes).is_err() {
             return link.reset();
         }
     }
+}
+
+/// Takes whatever comes until the link is released, also if its sender goes away meanwhile, and
+/// then delivers it; false once the link is over.
+fn hold(
+    state: &State,
+    link: &Link,
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    mut bytes: Vec<u8>,
+) -> bool {
+    link.late.fetch_add(1, Ordering::AcqRel);
+    let mut chunk = vec![0; 256 << 10];
+    let mut goes_on = true;
+    let _ = from.set_read_timeout(Some(Duration::from_millis(5)));
+    while link.held.load(Ordering::Acquire) {
+        if state.stopping.load(Ordering::Acquire) {
+            return false;
+        }
+        match from.read(&mut chunk) {
+            Ok(count) if count > 0 && bytes.len() < 64 << 20 => {
+                bytes.extend_from_slice(&chunk[..count]);
+            }
+            Err(error) if super::raw::is_silence(&error) => {}
+            _ => {
+                goes_on = false;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    let _ = from.set_read_timeout(None);
+    let _ = to.set_write_timeout(Some(Duration::from_secs(30)));
+    goes_on &= to.write_all(&bytes).is_ok();
+    if !goes_on {
+        // In order behind what was just written, and time for it to be read.
+        let _ = to.shutdown(Shutdown::Write);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    link.late.fetch_sub(1, Ordering::AcqRel);
+    goes_on
 }
 
 /// True once the other side has closed or reset.

@@ -35,7 +35,7 @@ fn each(metadata: &str, kinds: &[ErrorKind]) {
     for error in failures(&*open(metadata), Duration::from_millis(1500)) {
         assert!(kinds.contains(&error.kind()), "{metadata}: {error:?}");
         assert!(error.context("service").is_some(), "{error}");
-        assert!(error.context("key").is_none_or(|key| key == KEY), "{error}");
+        assert_eq!(error.context("key"), Some(KEY), "{error}");
     }
 }
 
@@ -134,6 +134,102 @@ fn huge_replies() {
     }
 }
 
+/// Bodies in pieces whose sizes are nonsense, or that never end.
+#[test]
+fn rubbish_in_chunks() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for pieces in [
+        "zz\r\n{}\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\n{}\r\n",
+        "2\r\n{}xx0\r\n\r\n",
+        "5\r\n{}",
+        "",
+        "\r\n\r\n\r\n",
+        ";;;;\r\n",
+    ] {
+        let reply: &'static str = Box::leak(format!("{HEAD}{pieces}").into_boxed_str());
+        let fake = Fake::replying(reply.as_bytes());
+        let kinds = [MetadataUnavailable, MetadataMalformed];
+        each(&format!("http://{}/metadata", fake.address), &kinds);
+        each(&format!("etcd://{}", fake.address), &kinds);
+    }
+    // Heads that contradict themselves or never end.
+    for reply in [
+        &b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}"[..],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"HTTP/1.1 99999 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n{}",
+        b"\0\0\0\0\0\0\0\0",
+    ] {
+        let fake = Fake::replying(reply);
+        let kinds = [MetadataUnavailable, MetadataMalformed, Timeout];
+        each(&format!("http://{}/metadata", fake.address), &kinds);
+        each(&format!("etcd://{}", fake.address), &kinds);
+    }
+    let fake = Fake::new(|mut stream| {
+        let mut some = [0; 4096];
+        let _ = stream.read(&mut some);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+        let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+        while stream.write_all(line.as_bytes()).is_ok() {}
+    });
+    let kinds = [MetadataUnavailable, MetadataMalformed, Timeout];
+    each(&format!("http://{}/metadata", fake.address), &kinds);
+    each(&format!("etcd://{}", fake.address), &kinds);
+}
+
+#[test]
+fn rubbish_of_redis() {
+    for reply in [
+        &b"$999999999999999\r\nx"[..],
+        b"$99999999999999999999999\r\nx",
+        b"$3\r\nabcde\r\n",
+        b":12\r\n",
+        b"+QUEUED\r\n",
+        b"*1\r\n*1\r\n*1\r\n",
+        b"%1\r\n+a\r\n+b\r\n",
+        b"(99999999999999999999999999\r\n",
+        b"!5\r\nERR x\r\n",
+        b"\xff\xff\xff\xff\r\n",
+    ] {
+        let fake = Fake::replying(reply);
+        let store = open(&format!("redis://{}", fake.address));
+        // What is nonsense for one command may be an answer to another.
+        let error = store.get(KEY, Deadline::within(Duration::from_secs(5))).unwrap_err();
+        let kinds = [MetadataMalformed, MetadataUnavailable, Rejected];
+        let text = String::from_utf8_lossy(reply);
+        assert!(kinds.contains(&error.kind()), "{text}: {error:?}");
+        assert_eq!(error.context("key"), Some(KEY), "{text}: {error}");
+        assert_eq!(error.context("service"), Some("redis"), "{text}: {error}");
+    }
+}
+
+/// JSON that is not etcd's, or says more than a metadata document may have.
+#[test]
+fn replies_that_are_not_etcds() {
+    for body in [
+        "",
+        "null",
+        "[]",
+        "7",
+        "\"text\"",
+        "{\"kvs\":7}",
+        "{\"kvs\":[7]}",
+        "{\"kvs\":[{}]",
+        "{\"kvs\":[{\"value\":7}]}",
+        "{\"kvs\":[{\"value\":\"not base64!\"}]}",
+        "{\"kvs\":[[[[",
+    ] {
+        let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let fake = Fake::replying(Box::leak(text.into_boxed_str()).as_bytes());
+        let store = open(&format!("etcd://{}", fake.address));
+        let error = store.get(KEY, Deadline::within(Duration::from_secs(5))).unwrap_err();
+        assert_eq!(error.kind(), MetadataMalformed, "{body}: {error}");
+        assert_eq!(error.context("key"), Some(KEY), "{body}: {error}");
+    }
+}
+
 #[test]
 fn refusals_of_http() {
     for (reply, kind) in [
@@ -174,9 +270,60 @@ fn etcd_with_users() {
         let error = with(user, password).get(KEY, soon()).unwrap_err();
         assert_eq!(error.kind(), Rejected, "{user}: {error}");
         assert_eq!(error.context("service"), Some("etcd"), "{error}");
+        assert_eq!(error.context("key"), Some(KEY), "{error}");
         assert!(!error.to_string().contains("wrong"), "{error}");
     }
     root.remove(KEY, soon()).unwrap();
+}
+
+#[test]
+fn redis_without_that_database() {
+    let Some(server) = servers::redis(&["--databases", "4"]) else { return };
+    for store in [
+        open(&(server.url("redis") + "/4")),
+        open_with(&server.url("redis"), |config| config.redis_db_index = 255),
+    ] {
+        let error = store.get(KEY, soon()).unwrap_err();
+        assert_eq!(error.kind(), Rejected, "{error}");
+        assert!(error.context("database").is_some(), "{error}");
+        assert_eq!(error.context("service"), Some("redis"), "{error}");
+        assert_eq!(error.context("key"), Some(KEY), "{error}");
+    }
+    let last = open(&(server.url("redis") + "/3"));
+    last.put(KEY, b"{}", Lifetime::Session, soon()).unwrap();
+    last.remove(KEY, soon()).unwrap();
+}
+
+/// The whole way up: an engine that cannot be, with the place and the reason, in its time.
+#[test]
+fn engines_over_bad_services() {
+    use crate::engines::config;
+    use mooncake::engine::Engine;
+
+    let silent = Fake::new(|mut stream| {
+        let mut some = [0; 1024];
+        while stream.read(&mut some).is_ok_and(|count| count > 0) {}
+    });
+    let babbling = Fake::replying(b"SSH-2.0-OpenSSH_9.2\r\n");
+    for (address, kinds) in [
+        (silent.address, &[Timeout][..]),
+        (babbling.address, &[MetadataMalformed, MetadataUnavailable]),
+    ] {
+        for (service, metadata) in [
+            ("http", format!("http://{address}/metadata")),
+            ("etcd", format!("etcd://{address}")),
+            ("redis", format!("redis://{address}")),
+        ] {
+            let mut settings = config(&metadata, "bad engine:1");
+            settings.transfer_timeout_ms = 700;
+            let started = Instant::now();
+            let Err(error) = Engine::create(settings) else { panic!("{metadata} served") };
+            assert!(started.elapsed() < Duration::from_secs(20), "{error}");
+            assert!(kinds.contains(&error.kind()), "{metadata}: {error}");
+            assert_eq!(error.context("service"), Some(service), "{error}");
+            assert_eq!(error.context("key"), Some("mooncake/rpc_meta/bad engine:1"), "{error}");
+        }
+    }
 }
 
 #[test]

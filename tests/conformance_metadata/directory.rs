@@ -23,7 +23,7 @@ pub(crate) fn handshake() -> HandshakeClient {
         bytes_max: 1 << 20,
         connect_timeout: Duration::from_secs(1),
         default_port: 12_001,
-        is_over: Arc::default(),
+        is_over: Arc::new(mooncake::net::ending::Ending::new().unwrap()),
     }
 }
 
@@ -58,10 +58,51 @@ fn names_lead_somewhere(store: Arc<dyn MetadataStore>) {
     assert_eq!(directory.fetch(name, soon()).unwrap_err().kind(), ErrorKind::SegmentNotFound);
     assert_eq!(directory.locate(name, soon()).unwrap_err().kind(), ErrorKind::SegmentNotFound);
 
-    for document in ["", "[]", "not json", "{\"name\":1}", "{\"buffers\":[{\"addr\":-1}]}"] {
-        let key = "mooncake/cluster/ram/broken:1";
+    let key = "mooncake/cluster/ram/broken:1";
+    let deep = "[".repeat(100_000);
+    let huge = "x".repeat(1 << 20);
+    let zeros = "{\"name\":\"n\",\"protocol\":\"tcp\",\"tcp_data_port\":1,\"buffers\":[{}]}";
+    for document in [
+        "",
+        "[]",
+        "null",
+        "7",
+        "not json",
+        "{",
+        "{}x",
+        "\u{feff}{}",
+        &deep,
+        &huge,
+        "{\"name\":1}",
+        "{\"protocol\":[]}",
+        "{\"tcp_data_port\":\"15000\"}",
+        "{\"tcp_data_port\":65536}",
+        "{\"tcp_data_port\":1.5}",
+        "{\"buffers\":7}",
+        "{\"buffers\":[7]}",
+        "{\"buffers\":[{\"addr\":-1}]}",
+        "{\"buffers\":[{\"addr\":1e3}]}",
+        "{\"buffers\":[{\"addr\":\"4096\"}]}",
+        "{\"buffers\":[{\"addr\":18446744073709551616}]}",
+        "{\"buffers\":[{\"addr\":18446744073709551615,\"length\":2,\"name\":\"x\"}]}",
+        "{\"mooncake_native\":7}",
+        zeros,
+    ] {
         store.put(key, document.as_bytes(), Lifetime::Session, soon()).unwrap();
-        let error = directory.fetch("broken:1", soon()).unwrap_err();
+        let start = &document[..document.len().min(60)];
+        let Err(error) = directory.fetch("broken:1", soon()) else { panic!("accepted: {start}") };
+        assert_eq!(error.kind(), ErrorKind::MetadataMalformed, "{start}: {error}");
+        assert_eq!(error.context("key"), Some(key), "{start}");
+        assert_eq!(error.context("service"), Some(store.scheme()), "{start}");
+        assert!(error.to_string().len() < 2000, "{start}: {} bytes", error.to_string().len());
+        store.remove(key, soon()).unwrap();
+    }
+    let key = "mooncake/cluster/rpc_meta/broken:1";
+    for document in
+        ["", "[]", "{\"rpc_port\":\"1\"}", "{\"rpc_port\":65536}", "{\"ip_or_host_name\":1}"]
+    {
+        store.put(key, document.as_bytes(), Lifetime::Session, soon()).unwrap();
+        let error = directory.locate("broken:1", soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::MetadataMalformed, "{document}: {error}");
         assert_eq!(error.context("key"), Some(key), "{document}");
         assert_eq!(error.context("service"), Some(store.scheme()), "{document}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mooncake::config::EngineConfig;
 use mooncake::descriptor::SegmentDescriptor;
-use mooncake::engine::{Access, BufferSpec, Engine, Operation, Request};
+use mooncake::engine::{Access, BufferSpec, Engine, Operation, Request, SegmentId};
 use mooncake::error::ErrorKind;
 use mooncake::metadata::Lifetime;
 
@@ -12,17 +12,45 @@ use crate::servers;
 use crate::stores::{open, soon};
 
 fn engine(metadata: &str, name: &str) -> Result<Engine, mooncake::error::Error> {
-    Engine::create(EngineConfig {
-        metadata: metadata.into(),
-        local_name: name.into(),
-        protocol: "loopback".into(),
-        bind_address: Some("127.0.0.1".into()),
-        publish_address: Some("127.0.0.1".into()),
-        ..EngineConfig::default()
-    })
+    Engine::create(EngineConfig { protocol: "loopback".into(), ..config(metadata, name) })
 }
 
-fn spec(memory: &[u8]) -> BufferSpec {
+/// An engine that moves its bytes over TCP.
+pub(crate) fn tcp_engine(metadata: &str, name: &str) -> Engine {
+    Engine::create(config(metadata, name)).unwrap()
+}
+
+/// What stays on this host and looks after its entries often. Without a service the name is where
+/// the engine listens, so the port comes from there.
+pub(crate) fn config(metadata: &str, name: &str) -> EngineConfig {
+    let port = match (metadata, name.rsplit_once(':')) {
+        ("P2PHANDSHAKE", Some((_, port))) => port.parse().unwrap(),
+        _ => 0,
+    };
+    EngineConfig {
+        rpc_port: port,
+        metadata: metadata.into(),
+        local_name: name.into(),
+        bind_address: Some("127.0.0.1".into()),
+        publish_address: Some("127.0.0.1".into()),
+        metadata_lease_s: 2,
+        ..EngineConfig::default()
+    }
+}
+
+/// Moves between `local` and the same number of bytes at `remote` of a peer.
+pub(crate) fn request(
+    operation: Operation,
+    local: &[u8],
+    segment: SegmentId,
+    remote: u64,
+) -> Request {
+    let length = local.len() as u64;
+    let local = local.as_ptr() as usize;
+    Request { operation, local, segment, remote_address: remote, length }
+}
+
+pub(crate) fn spec(memory: &[u8]) -> BufferSpec {
     BufferSpec {
         address: memory.as_ptr() as usize,
         length: memory.len(),
@@ -53,20 +81,42 @@ fn engines_meet(metadata: &str) {
     assert_eq!(addresses, [sink.as_ptr() as u64]);
 
     let segment = own.open_segment(names[0]).unwrap();
-    let request = Request {
-        operation: Operation::Write,
-        local: source.as_ptr() as usize,
-        segment,
-        remote_address: sink.as_ptr() as u64,
-        length: 4096,
-    };
-    own.transfer(&[request], Some(Duration::from_secs(30))).unwrap();
+    let write = request(Operation::Write, &source, segment, sink.as_ptr() as u64);
+    own.transfer(&[write], Some(Duration::from_secs(30))).unwrap();
     assert_eq!(source, sink);
+    let forged = request(Operation::Read, &source, segment, 4096);
+    let error = own.transfer(&[forged], Some(Duration::from_secs(30))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteRange, "{error}");
     assert_eq!(own.open_segment("nobody").unwrap_err().kind(), ErrorKind::SegmentNotFound);
     own.shutdown();
     target.shutdown();
     for key in keys {
         assert_eq!(store.get(&key, soon()).unwrap(), None, "{key} is left behind");
+    }
+}
+
+/// The same without a service: names are places.
+#[test]
+fn without_a_service() {
+    let (source, sink) = (vec![7u8; 4096], vec![0u8; 4096]);
+    let place = format!("127.0.0.1:{}", servers::free_port());
+    let target = tcp_engine("P2PHANDSHAKE", &place);
+    assert_eq!(target.local_name(), place);
+    target.register(&[spec(&sink)]).unwrap();
+    let own = tcp_engine("P2PHANDSHAKE", "127.0.0.1");
+    own.register(&[spec(&source)]).unwrap();
+    let segment = own.open_segment(&place).unwrap();
+    let write = request(Operation::Write, &source, segment, sink.as_ptr() as u64);
+    own.transfer(&[write], Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(source, sink);
+    own.close_segment(segment).unwrap();
+    target.shutdown();
+    for nobody in [place.as_str(), "nobody.invalid:1", "127.0.0.1:1"] {
+        let error = own.open_segment(nobody).unwrap_err();
+        // Where the resolver itself is away, it takes its time.
+        let kinds = [ErrorKind::Unreachable, ErrorKind::Timeout];
+        assert!(kinds.contains(&error.kind()), "{nobody}: {error}");
+        assert_eq!(error.context("segment"), Some(nobody), "{error}");
     }
 }
 

@@ -19,7 +19,7 @@ fn short_lease(config: &mut EngineConfig) {
     config.metadata_lease_s = 2;
 }
 
-fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !check() {
         assert!(Instant::now() < end, "{what}");

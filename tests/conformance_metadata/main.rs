@@ -6,12 +6,17 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bad;
+mod cycles;
 mod directory;
 mod engines;
 mod lifetime;
+mod names;
+mod outage;
+mod refresh;
 mod servers;
 mod stores;
 mod suite;
 mod table;
+mod tls;
 mod vectors;
 mod wire;

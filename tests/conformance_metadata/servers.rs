@@ -1,6 +1,7 @@
 //! Metadata services as child processes: started on a free port, ended by pid.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -35,9 +36,12 @@ impl Drop for Folder {
     }
 }
 
-/// Says that something did not run, and why.
+/// Says that something did not run, and why, where `tests/run` counts it: past the capture of what
+/// tests print.
 pub(crate) fn skipped(what: &str, reason: &str) {
-    println!("skipped: {what}: {reason}");
+    let thread = std::thread::current();
+    let line = format!("skip {} {what}: {reason}\n", thread.name().unwrap_or("unnamed"));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 pub(crate) fn is_installed(program: &str) -> bool {
@@ -174,14 +178,33 @@ pub(crate) fn certificate(folder: &Path) -> Option<(String, String)> {
     Some((certificate.display().to_string(), key.display().to_string()))
 }
 
+/// How a service with TLS treats its clients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clients {
+    Any,
+    /// Only those with a certificate of the test's own authority.
+    Certified,
+}
+
+/// Files that a client of a service with TLS is configured with: authority, certificate, key. The
+/// certificate of the service is its own authority, and that of its clients.
+pub(crate) fn tls_files(server: &Server) -> (String, String, String) {
+    let file = |name: &str| server.folder.path().join(name).display().to_string();
+    (file("cert.pem"), file("cert.pem"), file("key.pem"))
+}
+
 pub(crate) fn etcd(tls: bool) -> Option<Server> {
+    start_etcd(tls.then_some(Clients::Any))
+}
+
+pub(crate) fn start_etcd(tls: Option<Clients>) -> Option<Server> {
     if !is_installed("etcd") {
         skipped("etcd", "the program etcd is not installed");
         return None;
     }
     let folder = Folder::new();
     let (port, peer_port) = (free_port(), free_port());
-    let scheme = if tls { "https" } else { "http" };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let mut arguments = vec![
         "--name=one".to_owned(),
         format!("--data-dir={}", folder.path().join("data").display()),
@@ -192,13 +215,17 @@ pub(crate) fn etcd(tls: bool) -> Option<Server> {
         format!("--initial-cluster=one=http://127.0.0.1:{peer_port}"),
         "--log-level=warn".to_owned(),
     ];
-    if tls {
+    if let Some(clients) = tls {
         let Some((certificate, key)) = certificate(folder.path()) else {
             skipped("etcd with TLS", "the program openssl is not installed");
             return None;
         };
         arguments.push(format!("--cert-file={certificate}"));
         arguments.push(format!("--key-file={key}"));
+        if clients == Clients::Certified {
+            arguments.push("--client-cert-auth".to_owned());
+            arguments.push(format!("--trusted-ca-file={certificate}"));
+        }
     }
     let unsupported = ("ETCD_UNSUPPORTED_ARCH".to_owned(), std::env::consts::ARCH.to_owned());
     Some(Server::start("etcd", arguments, vec![unsupported], folder, port))
@@ -208,7 +235,7 @@ pub(crate) fn redis(extra: &[&str]) -> Option<Server> {
     start_redis(free_port(), Folder::new(), extra, false)
 }
 
-pub(crate) fn redis_tls() -> Option<Server> {
+pub(crate) fn redis_tls(clients: Clients) -> Option<Server> {
     let folder = Folder::new();
     let Some((certificate, key)) = certificate(folder.path()) else {
         skipped("redis with TLS", "the program openssl is not installed");
@@ -226,7 +253,7 @@ pub(crate) fn redis_tls() -> Option<Server> {
         "--tls-ca-cert-file",
         &certificate,
         "--tls-auth-clients",
-        "no",
+        if clients == Clients::Certified { "yes" } else { "no" },
     ];
     start_redis(port, folder, &extra, true)
 }
@@ -275,6 +302,28 @@ pub(crate) fn upstream_http(version: &str) -> Option<Server> {
     let arguments =
         [&script, "--host", "127.0.0.1", "--port", &port.to_string()].map(str::to_owned).to_vec();
     Some(Server::start("python3", arguments, environment, Folder::new(), port))
+}
+
+/// An HTTP service behind TLS.
+pub(crate) fn https(clients: Clients) -> Option<Server> {
+    let what = "an HTTP service with TLS";
+    if !is_installed("python3") {
+        skipped(what, "the program python3 is not installed");
+        return None;
+    }
+    let folder = Folder::new();
+    let Some((certificate, key)) = certificate(folder.path()) else {
+        skipped(what, "the program openssl is not installed");
+        return None;
+    };
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance_metadata");
+    let script = tests.join("https_server.py").display().to_string();
+    let port = free_port();
+    let mut arguments = vec![script, port.to_string(), certificate.clone(), key];
+    if clients == Clients::Certified {
+        arguments.push(certificate);
+    }
+    Some(Server::start("python3", arguments, Vec::new(), folder, port))
 }
 
 /// Our own server as the program that users start.

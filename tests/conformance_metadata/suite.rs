@@ -12,17 +12,17 @@ use crate::stores::{open, open_with, soon};
 use crate::wire::connect;
 
 /// What services differ in.
-struct Traits {
+pub(crate) struct Traits {
     /// A second, different `rpc_meta` of one name is refused.
     refuses_duplicates: bool,
     /// Bytes of the largest document tried.
     document_bytes: usize,
 }
 
-const REPLACES: Traits = Traits { refuses_duplicates: false, document_bytes: 1_000_000 };
-const REFUSES: Traits = Traits { refuses_duplicates: true, document_bytes: 1_000_000 };
+pub(crate) const REPLACES: Traits = Traits { refuses_duplicates: false, document_bytes: 1_000_000 };
+pub(crate) const REFUSES: Traits = Traits { refuses_duplicates: true, document_bytes: 1_000_000 };
 
-fn conforms(store: &dyn MetadataStore, traits: &Traits) {
+pub(crate) fn conforms(store: &dyn MetadataStore, traits: &Traits) {
     values_come_back(store, traits);
     any_name_is_a_key(store);
     only_rpc_meta_may_be_refused(store, traits);
@@ -146,36 +146,11 @@ fn etcd() {
 }
 
 #[test]
-fn etcd_with_tls() {
-    let Some(server) = servers::etcd(true) else { return };
-    let authority = server.folder.path().join("cert.pem").display().to_string();
-    let store = open_with(&server.url("etcd"), |config| {
-        config.etcd_tls = true;
-        config.metadata_ca_path = Some(authority);
-    });
-    conforms(&*store, &REPLACES);
-    // Without the authority nobody is trusted.
-    let stranger = open_with(&server.url("etcd"), |config| config.etcd_tls = true);
-    let error = stranger.get("mooncake/ram/x", soon()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::MetadataUnavailable, "{error}");
-}
-
-#[test]
 fn redis() {
     let Some(server) = servers::redis(&[]) else { return };
     conforms(&*open(&server.url("redis")), &REPLACES);
     conforms(&*open(&(server.url("redis") + "/2")), &REPLACES);
     conforms(&*open_with(&server.url("redis"), |config| config.metadata_lease_s = 0), &REPLACES);
-}
-
-#[test]
-fn redis_with_tls() {
-    let Some(server) = servers::redis_tls() else { return };
-    let authority = server.folder.path().join("cert.pem").display().to_string();
-    let url = server.url("rediss");
-    conforms(&*open_with(&url, |config| config.metadata_ca_path = Some(authority)), &REPLACES);
-    let error = open(&url).get("mooncake/ram/x", soon()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::MetadataUnavailable, "{error}");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::process::Command;
 
+use mooncake::metadata::http_server::{MetadataServer, ServerOptions};
+
 use crate::servers;
 use crate::wire::{connect, request, request_with};
 
@@ -87,6 +89,91 @@ fn our_server() {
         assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 4"), "{reply:?}");
     }
     assert_eq!(status("GET", "/health", b""), 200);
+}
+
+/// As a program embeds it: a socket of its own, a handle, an end that frees the port.
+#[test]
+fn the_library_part() {
+    let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port));
+    let mut server = MetadataServer::start(bind(0).unwrap(), ServerOptions::default()).unwrap();
+    let port = server.address().port();
+    assert_eq!(server.url(), format!("http://127.0.0.1:{port}/metadata"));
+    serves_both_upstream_clients(port);
+    // Two in one process share nothing.
+    let other = MetadataServer::start(bind(0).unwrap(), ServerOptions::default()).unwrap();
+    assert_eq!(request(port, "PUT", "/metadata?key=a", b"1").status, 200);
+    assert_eq!(request(other.address().port(), "GET", "/metadata?key=a", b"").status, 404);
+    server.stop();
+    server.stop();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    drop(bind(port).unwrap());
+
+    // With a file, which is written at the end and read at the start.
+    let folder = servers::Folder::new();
+    let file = folder.path().join("documents");
+    let options = || ServerOptions { file: Some(file.clone()) };
+    for (put, get) in [(&b"one"[..], None), (b"two", Some(&b"one"[..]))] {
+        let server = MetadataServer::start(bind(0).unwrap(), options()).unwrap();
+        let port = server.address().port();
+        let found = request(port, "GET", "/metadata?key=kept", b"");
+        assert_eq!((found.status == 200).then_some(&found.body[..]), get);
+        assert_eq!(request(port, "PUT", "/metadata?key=kept", put).status, 200);
+    }
+    std::fs::write(&file, "nonsense").unwrap();
+    let Err(error) = MetadataServer::start(bind(0).unwrap(), options()) else {
+        panic!("a file of nonsense was accepted")
+    };
+    assert_eq!(error.kind(), mooncake::error::ErrorKind::MetadataMalformed, "{error}");
+    assert_eq!(error.context("file"), Some(file.display().to_string().as_str()), "{error}");
+}
+
+/// `--host ::` as the guides write it: both families; an address alone: only that one. In a network
+/// of its own, because some of these listen on every address of the host.
+#[test]
+fn hosts_to_listen_on() {
+    let ran = std::thread::spawn(|| {
+        // SAFETY: changes the network of this thread and its children only; it ends with the test.
+        let is_alone = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        let is_up = |interface| {
+            let command = Command::new("ip").args(["link", "set", interface, "up"]).status();
+            command.is_ok_and(|status| status.success())
+        };
+        if !is_alone || !is_up("lo") {
+            return false;
+        }
+        let (v4, v6) = ("127.0.0.1", "[::1]");
+        let has_v6 = std::net::TcpListener::bind("[::1]:0").is_ok();
+        for (flags, serves, refuses) in [
+            // The defaults are upstream's.
+            (&[][..], &[v4][..], &[v6][..]),
+            (&["--host", "0.0.0.0"], &[v4], &[v6]),
+            (&["--host", "127.0.0.1"], &[v4], &["127.0.0.2"]),
+            (&["--host", "::"], &[v4, v6], &[]),
+            (&["--host=[::]"], &[v4, v6], &[]),
+            (&["--host", "::1"], &[v6], &[v4]),
+        ] {
+            if has_v6 || !serves.contains(&v6) {
+                listens(flags, serves, refuses);
+            }
+        }
+        true
+    });
+    if !ran.join().unwrap() {
+        servers::skipped("hosts to listen on", "no network namespace for this user, or no ip");
+    }
+}
+
+fn listens(flags: &[&str], serves: &[&str], refuses: &[&str]) {
+    const PORT: u16 = 8080;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mooncake_http_metadata_server"));
+    command.args(flags).stderr(std::process::Stdio::null());
+    servers::die_with_parent(&mut command);
+    let mut child = command.spawn().unwrap();
+    let connects = |host: &&str| std::net::TcpStream::connect(format!("{host}:{PORT}")).is_ok();
+    crate::lifetime::eventually(&format!("{flags:?}"), || serves.iter().all(connects));
+    assert!(!refuses.iter().any(connects), "{flags:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

@@ -47,6 +47,11 @@ def cargo_torn_line():
     check(read(totals.Cargo("rust"), torn, 101), (3, 1, 1))
 
 
+def cargo_skipped_part():
+    part = CARGO.replace("test a::c", "skip a::b redis: it is not installed\ntest a::c")
+    check(read(totals.Cargo("rust"), part, 101), (3, 1, 2))
+
+
 def cargo_without_tests():
     check(read(totals.Cargo("rust"), "error: could not compile", 101), (0, 1, 0))
     check(read(totals.Cargo("rust"), "", 0), (0, 1, 0))
@@ -97,8 +102,9 @@ def command_tells_its_status():
 
 def main():
     report = Report("harness")
-    for test in (cargo_counts, cargo_crashed_binary, cargo_torn_line, cargo_without_tests,
-                 lines_counts, ctest_counts, command_is_bounded, command_tells_its_status):
+    for test in (cargo_counts, cargo_crashed_binary, cargo_torn_line, cargo_skipped_part,
+                 cargo_without_tests, lines_counts, ctest_counts, command_is_bounded,
+                 command_tells_its_status):
         report.run(test.__name__, test)
     return report.finish()
 

@@ -100,10 +100,15 @@ def split_name(text):
 
 
 class Cargo:
-    """`cargo test --no-fail-fast`: one `test result:` line for every binary it runs."""
+    """`cargo test --no-fail-fast`: one `test result:` line for every binary it runs.
+
+    A test that lacks something for a part of its work says so in a line of its own past the capture
+    of its output, `skip TEST REASON`. The part counts as skipped beside the test.
+    """
 
     RUNNING = re.compile(r"\s+(?:Running|Doc-tests) (.+)$")
     TEST = re.compile(r"test (\S+)(?: - .*)? \.\.\. (FAILED|ignored)(?:, (.*))?$")
+    PART = re.compile(r"skip (\S+) (.+)$")
     RESULT = re.compile(r"test result: \S+ (\d+) passed; (\d+) failed; (\d+) ignored;")
 
     def __init__(self, name):
@@ -124,6 +129,8 @@ class Cargo:
                 totals.fail(test, self.binary or "")
             else:
                 totals.skip(test, reason or "ignored without a reason")
+        elif match := self.PART.match(text):
+            totals.skip(*match.groups())
         elif match := self.RESULT.match(text):
             totals.passed += int(match.group(1))
             # A test that prints can break the line that names it; the sum still counts.

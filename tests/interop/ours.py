@@ -5,6 +5,7 @@ release build of this tree.
 """
 
 import ctypes
+import json
 import os
 import pathlib
 import sys
@@ -19,6 +20,8 @@ from harness import driver  # noqa: E402
 OPERATIONS = {"read": 0, "write": 1}
 TEXT_BYTES_MAX = 1024
 BATCH_WAIT_MS = 120_000
+# What a dump may grow by between asking for its length and taking it.
+DUMP_SLACK_BYTES = 1 << 16
 
 
 class Options(Structure):
@@ -56,6 +59,7 @@ PROTOTYPES = {
     "mc_engine_create": [POINTER(Options), POINTER(c_void_p)],
     "mc_engine_destroy": [c_void_p],
     "mc_engine_local_name": [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)],
+    "mc_engine_dump": [c_void_p, c_char_p, c_size_t, POINTER(c_size_t)],
     "mc_engine_ports": [c_void_p, POINTER(c_uint16), POINTER(c_uint16)],
     "mc_buffer_register": [c_void_p, POINTER(Buffer)],
     "mc_buffer_unregister": [c_void_p, c_void_p],
@@ -206,6 +210,14 @@ class Ours:
 
     def extra_probe(self, peer):
         return {"status": self.library.mc_segment_probe(self.engine, self.segment(peer), 5000)}
+
+    def extra_dump(self):
+        """Everything found and chosen, and why."""
+        length = c_size_t()
+        self.check(self.library.mc_engine_dump(self.engine, None, 0, byref(length)))
+        text = ctypes.create_string_buffer(length.value + DUMP_SLACK_BYTES)
+        self.check(self.library.mc_engine_dump(self.engine, text, len(text), byref(length)))
+        return {"dump": json.loads(text.value)}
 
     def segment(self, peer):
         # One handle per name for the life of the engine, as the programs around us do it: finding a

@@ -76,14 +76,20 @@ class Pair:
                f"stalled: took {done['seconds']:.1f} s, seed {seed}")
         wanted = source.checksums("m", work.ranges(not at_initiator))
         late = self.kinds[0].settles_late and operation == "write"
-        deadline = time.monotonic() + (SETTLE_SECONDS if late else 0)
-        while True:
-            stored = destination.checksums("m", work.ranges(at_initiator))
-            good = sum(one == other for one, other in zip(wanted, stored))
-            if good == len(wanted) or time.monotonic() >= deadline:
-                break
-            time.sleep(0.05)
+        stored = settled(lambda: destination.checksums("m", work.ranges(at_initiator)), wanted,
+                         late)
+        good = sum(one == other for one, other in zip(wanted, stored))
         expect(good == len(wanted), f"{good}/{len(wanted)} with equal checksums, seed {seed}")
         expect(destination.checksums("m", work.gaps(at_initiator)) == gaps,
                f"bytes between the requests changed, seed {seed}")
         return f"{good}/{len(wanted)}"
+
+
+def settled(look, wanted, late):
+    """What `look` finds; where it may come late, looked at again until it is what is wanted."""
+    deadline = time.monotonic() + (SETTLE_SECONDS if late else 0)
+    while True:
+        found = look()
+        if found == wanted or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.05)

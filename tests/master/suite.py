@@ -267,7 +267,8 @@ def eviction():
 
 def killed_writer():
     """A client killed in the middle of its puts leaves nothing that blocks the keys for others."""
-    with Master("--client_ttl=2") as master, client(master, "holder") as holder:
+    flags = ["--client_ttl=2", "--put_start_discard_timeout_sec=2"]
+    with Master(*flags) as master, client(master, "holder") as holder:
         with client(master, "writer", segment=0) as writer:
             writer.send("extra", what="put_many", prefix="k", first=0, count=100_000, length=2000)
             wait_for(lambda: "\nk50\n" in master.page("/get_all_keys")[1], "fifty objects")
@@ -278,7 +279,14 @@ def killed_writer():
         sights = do(holder, "get_many", prefix="k", first=0, count=last)["sights"]
         wrong = [at for at, sight in enumerate(sights) if sight != expected(at, 2000)]
         expect(not wrong, f"{len(wrong)} of {last} differ: {wrong[:5]}")
-        return f"{last} objects of the killed writer are whole"
+
+        def is_put_and_whole(key):
+            do(holder, "put", key=key, seed=int(key[1:]), length=2000)
+            return do(holder, "get", key=key)["sight"] == expected(int(key[1:]), 2000)
+
+        for key in (f"k{last}", f"k{last + 1}"):
+            wait_for(lambda: is_put_and_whole(key), f"a put of {key}")
+        return f"{last} objects of the killed writer are whole, and its last key can be put"
 
 
 def restart(journal):

@@ -8,12 +8,16 @@ from harness.report import Skip
 
 COMMAND_SECONDS = 20
 ADDRESSES = ("10.123.45.1", "10.123.45.2")
+ADDRESSES_V6 = ("fd12:3456::1", "fd12:3456::2")
+DISTRACTIONS = (("docker0", "172.17.0.1/16"), ("zeroconf0", "169.254.7.7/16"),
+                ("off0", "10.99.0.1/24"), ("bare0", None))
 
 
 class Network:
     """`with Network() as network`: places 0 and 1, each with an address and a cable end."""
 
-    def __init__(self):
+    def __init__(self, distractions=False):
+        self.distractions = distractions
         self.names = [f"mooncake-{side}-{os.getpid()}" for side in "ab"]
 
     def __enter__(self):
@@ -21,6 +25,8 @@ class Network:
         try:
             for name in self.names:
                 ip("netns", "add", name)
+                if self.distractions:
+                    self.distract(name)
             # Made inside the first namespace, so that nothing ever appears in the machine's own.
             ip("-n", self.names[0], "link", "add", "cable0", "type", "veth",
                "peer", "name", "cable1", "netns", self.names[1])
@@ -55,6 +61,24 @@ class Network:
             run([*self.prefix(side), "sh", "-c", f"echo '{value}' > {path}"])
         except subprocess.CalledProcessError as error:
             raise Skip(f"cannot set {path} here: {error.stderr.strip()}") from None
+
+    def distract(self, name):
+        """What hosts with containers have beside their network, and before it in the kernel's list:
+        a bridge with the same address on every host, a link-local address, an interface that is
+        down, one without an address."""
+        for interface, address in DISTRACTIONS:
+            ip("-n", name, "link", "add", interface, "type", "veth",
+               "peer", "name", interface + "p")
+            if address:
+                ip("-n", name, "address", "add", address, "dev", interface)
+            for end in (interface, interface + "p"):
+                ip("-n", name, "link", "set", end, "down" if interface == "off0" else "up")
+
+    def add_ipv6(self):
+        """A second address for both ends, of the other family."""
+        for side, name in enumerate(self.names):
+            ip("-n", name, "address", "add", f"{ADDRESSES_V6[side]}/64", "dev", f"cable{side}",
+               "nodad")
 
     def cable(self, side, state):
         ip("-n", self.names[side], "link", "set", f"cable{side}", state)

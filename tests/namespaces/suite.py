@@ -13,8 +13,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "interop
 
 import behaviour  # noqa: E402
 import kinds  # noqa: E402
+import metadata  # noqa: E402
+import services  # noqa: E402
 from harness.report import Report, expect  # noqa: E402
-from network import Network  # noqa: E402
+from network import ADDRESSES, ADDRESSES_V6, Network  # noqa: E402
 from pair import SHAPES, Pair  # noqa: E402
 
 MIB = 1 << 20
@@ -25,6 +27,8 @@ TRANSFERS = 100_000
 TRANSFERS_OF_UPSTREAM = 10_000
 TRANSFERS_SECONDS = 240
 PARTITION_TIMEOUT_MS = 3000
+# In a network of its own no port is taken.
+SERVICE_PORT = 18080
 PARTITION_SLACK_SECONDS = 5
 
 
@@ -92,6 +96,23 @@ def restart(target_kind, seed):
         return behaviour.restart(target_kind, seed, {"prefix": network.prefix(0)})
 
 
+def several_interfaces(service_type, initiator, target, family, seed):
+    """A service on one host, engines on two, and on both hosts interfaces that lead nowhere. Ours
+    finds the address to publish by itself; upstream takes the first interface and is told."""
+    with Network(distractions=True) as network:
+        network.add_ipv6()
+        addresses = ADDRESSES_V6 if family == "ipv6" else ADDRESSES
+        with service_type(addresses[0], network.prefix(0), port=SERVICE_PORT) as service:
+            places = []
+            for side, kind in enumerate((initiator, target)):
+                variables = {"MC_USE_IPV6": "1"} if family == "ipv6" else {}
+                if not isinstance(kind, kinds.Ours):
+                    variables["MC_TCP_BIND_ADDRESS"] = addresses[side]
+                places.append({"prefix": network.prefix(side), "variables": variables})
+            return metadata.meet(service, initiator, target, seed, places, hosts=addresses,
+                                 reasons=True)
+
+
 def main():
     report = Report("namespaces", sys.argv[1:])
     seed = random.SystemRandom().randrange(1 << 32)
@@ -107,6 +128,14 @@ def main():
                    threads, transfers)
     for operation in ("write", "read"):
         report.run(f"partition/{operation}", partition, operation)
+    for service, pairs in ((services.Etcd, metadata.WITH_UPSTREAM + metadata.AMONG_OURS),
+                           (services.OwnHttp, metadata.WITH_UPSTREAM + metadata.AMONG_OURS),
+                           (services.Redis, metadata.AMONG_OURS)):
+        for initiator, target in pairs:
+            # Upstream 0.3.7 moves no data over IPv6.
+            for family in ("ipv4", "ipv6")[:1 if kinds.OLD in (initiator, target) else 2]:
+                report.run(f"interfaces/{service.label}/{family}/{initiator.label}_to_{target.label}",
+                           several_interfaces, service, initiator, target, family, seed)
     for target in (kinds.OLD, kinds.NEW):
         report.run(f"restart/ours_to_{target.label}", restart, target, seed)
     return report.finish()

@@ -2,7 +2,8 @@
 
 A wheel is unpacked once, by name, into `.cache/peers/` of the tree and is used from there; nothing is
 installed into the interpreter. What cannot be had raises `Unavailable` with the reason, and the
-tests that need it are skipped with that reason.
+tests that need it are skipped with that reason. `aiohttp` is kept beside the wheels in the same way:
+upstream's HTTP metadata server imports it, and its wheels do not ask for it.
 """
 
 import os
@@ -26,6 +27,8 @@ REQUIREMENTS = {
     "0.3.13.post1": (["mooncake-transfer-engine-non-cuda==0.3.13.post1"], []),
 }
 VERSIONS = tuple(REQUIREMENTS)
+# What upstream's HTTP metadata server imports; its dependencies come with it.
+AIOHTTP = ["aiohttp>=3.8,<4"]
 
 
 class Unavailable(Exception):
@@ -57,17 +60,36 @@ def prepare(version):
     # A wheel with native code fits one interpreter version only, so the name carries it.
     folder = CACHE / f"{version}-{sys.implementation.cache_tag}"
     if not folder.is_dir():
-        fetch(requirements, folder)
+        fetch(["--no-deps", *requirements], folder)
     wheel = Wheel(version, folder, library_folders)
     check_import(wheel)
     return wheel
+
+
+def prepare_aiohttp():
+    """Returns the folder of aiohttp, fetching it if it is not in the cache yet."""
+    folder = CACHE / f"aiohttp-{sys.implementation.cache_tag}"
+    if not folder.is_dir():
+        fetch(AIOHTTP, folder)
+    run([sys.executable, "-c", "import aiohttp"], IMPORT_SECONDS_MAX,
+        dict(os.environ, PYTHONPATH=str(folder)))
+    return folder
+
+
+def http_metadata_server(version, host, port):
+    """Command and environment of the HTTP metadata server in the wheel of `version`."""
+    wheel = prepare(version)
+    script = wheel.folder / "mooncake" / "http_metadata_server.py"
+    command = [sys.executable, str(script), "--host", host, "--port", str(port)]
+    # Not the wheel's own folder: the script stands alone, and the package behind it loads libraries.
+    return command, dict(os.environ, PYTHONPATH=str(prepare_aiohttp()))
 
 
 def fetch(requirements, folder):
     """Unpacks into a folder of its own and renames it at the end: no half-filled cache."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir",
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir",
                "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1",
                "--target", str(fresh), *requirements]
     try:

@@ -1,6 +1,6 @@
 //! A pool that tests make up.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 
 use crate::master::state::{Operation, Tally, Totals, VALUE_SIZE_BOUNDS};
 use crate::master::view::{Figures, SegmentView, View};
@@ -47,7 +47,7 @@ impl View for Fake {
 
     fn lookup(&self, key: &[u8]) -> Outcome<Vec<Replica>> {
         let found = self.peek(key)?;
-        self.leases.lock().unwrap().push(key.to_vec());
+        self.leases.lock().push(key.to_vec());
         Ok(found)
     }
 
@@ -73,7 +73,7 @@ impl View for Fake {
     }
 
     fn remove_all(&self, force: bool) -> i64 {
-        self.removals.lock().unwrap().push(force);
+        self.removals.lock().push(force);
         2
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::master::latency::Latencies;
 use crate::master::state::Totals;
 
-fn start(role: Role) -> (Admin, Arc<Fake>) {
+fn start() -> (Admin, Arc<Fake>) {
     let totals = Totals { capacity: 1000, used: 5, keys: 2, ..Totals::default() };
     let fake = Arc::new(Fake { totals, ..Fake::default() });
     let sources = Sources {
@@ -17,7 +17,7 @@ fn start(role: Role) -> (Admin, Arc<Fake>) {
         file_capacity: None,
         extras: Arc::new(|| vec![("mooncake_master_test_total", "For this test", 7)]),
     };
-    let pages = Pages { sources, role: Arc::new(role), advertised: None };
+    let pages = Pages { sources };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     (Admin::start(listener, pages).unwrap(), fake)
 }
@@ -48,7 +48,7 @@ fn value(admin: &Admin, method: &str, path: &str) -> (u16, serde_json::Value) {
 
 #[test]
 fn bodies_of_upstream_0_3_7() {
-    let (admin, fake) = start(Role::new(false));
+    let (admin, fake) = start();
     let lines = "{\"size_\":5,\"buffer_address_\":140358356828160,\
                  \"transport_endpoint_\":\"127.0.0.1:15328\"}\n\
                  {\"size_\":6,\"buffer_address_\":7,\"transport_endpoint_\":\"127.0.0.1:15328\"}\n";
@@ -68,7 +68,7 @@ fn bodies_of_upstream_0_3_7() {
     ] {
         assert_eq!(text(&admin, path), (status, body.to_owned()), "{path}");
     }
-    assert_eq!(fake.leases.lock().unwrap().len(), 2);
+    assert_eq!(fake.leases.lock().len(), 2);
     let (status, summary) = text(&admin, "/metrics/summary");
     assert_eq!(status, 200);
     assert!(summary.starts_with("Mem Storage: 5 B / 1000 B (0.5%) | "), "{summary}");
@@ -77,7 +77,7 @@ fn bodies_of_upstream_0_3_7() {
 
 #[test]
 fn an_unknown_path_or_method_is_404() {
-    let (admin, _) = start(Role::new(false));
+    let (admin, _) = start();
     for (method, path) in [
         ("GET", "/nope"),
         ("POST", "/health"),
@@ -97,7 +97,7 @@ fn an_unknown_path_or_method_is_404() {
 
 #[test]
 fn bodies_of_upstream_0_3_13() {
-    let (admin, fake) = start(Role::new(false));
+    let (admin, fake) = start();
     assert_eq!(text(&admin, "/role"), (200, "leader".to_owned()));
     assert_eq!(text(&admin, "/ha_status"), (200, "serving".to_owned()));
     let (_, leader) = value(&admin, "GET", "/leader");
@@ -107,7 +107,7 @@ fn bodies_of_upstream_0_3_13() {
     assert_eq!(body["data"]["a/b"]["values"][1]["size_"], 6);
     assert_eq!(body["data"]["none"]["error"], "OBJECT_NOT_FOUND");
     assert_eq!(value(&admin, "GET", "/batch_query_keys").0, 400);
-    assert!(fake.leases.lock().unwrap().is_empty());
+    assert!(fake.leases.lock().is_empty());
     let (_, detail) = value(&admin, "GET", "/get_segments_detail");
     assert_eq!(detail["total_segments"], 3);
     assert_eq!(detail["segments"][0]["allocator_usage_percent"], 1.0);
@@ -117,12 +117,12 @@ fn bodies_of_upstream_0_3_13() {
     let (_, removed) = value(&admin, "POST", "/api/v1/remove_all");
     assert_eq!(removed["removed_count"], 2);
     value(&admin, "POST", "/api/v1/remove_all?force=true");
-    assert_eq!(*fake.removals.lock().unwrap(), [false, true]);
+    assert_eq!(*fake.removals.lock(), [false, true]);
 }
 
 #[test]
 fn metrics_have_the_names_of_upstream() {
-    let (admin, _) = start(Role::new(false));
+    let (admin, _) = start();
     let (status, page) = text(&admin, "/metrics");
     assert_eq!(status, 200);
     for line in [
@@ -147,13 +147,4 @@ fn metrics_have_the_names_of_upstream() {
     families.sort_unstable();
     families.dedup();
     assert_eq!(families.len(), count, "a family is there twice");
-}
-
-#[test]
-fn a_standby_tells_its_role_only() {
-    let (admin, _) = start(Role::new(true));
-    assert_eq!(text(&admin, "/role"), (200, "standby".to_owned()));
-    assert_eq!(text(&admin, "/health"), (200, "OK".to_owned()));
-    assert_eq!(text(&admin, "/get_all_keys").0, 503);
-    assert_eq!(text(&admin, "/metrics").0, 503);
 }

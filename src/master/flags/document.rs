@@ -7,8 +7,9 @@ use crate::config::gflags::library_flags;
 
 const HEAD: &str = "# Flags of mooncake_master
 
-Generated from `src/master/flags/table.rs`; `MOONCAKE_UPDATE=1 cargo test --test master_flags` writes it
-anew. How they are written, and what they mean together: [operations](operations.md#the-master).
+Generated from `src/master/flags/table.rs`; `MOONCAKE_UPDATE=1 cargo test --test master_flags`
+writes it anew. How they are written, and what they mean together:
+[operations](operations.md#the-master).
 
 ";
 
@@ -47,7 +48,8 @@ fn section(text: &mut String, title: &str, since: Since) {
     if reasons.is_empty() {
         return;
     }
-    *text += "Accepted and checked, but without effect; one warning at the start names those that are given:\n\n";
+    *text += "Accepted and checked, but without effect; one warning at the start names those that \
+              are given:\n\n";
     for reason in reasons {
         let names: Vec<String> = rows()
             .filter(|flag| flag.effect == Effect::None(reason))

@@ -68,7 +68,7 @@ pub const FLAGS: &[Flag] = &[
     old("default_kv_soft_pin_ttl", Milliseconds, "1800000",
         "How long a soft pin holds after the last lookup; milliseconds, or 5s, 2m, 1h"),
     old("enable_ha", Bool, "false",
-        "Elect one leader among several masters"),
+        "Elect one leader among several masters; refused by this version"),
     old("enable_http_metadata_server", Bool, "false",
         "Serve the metadata of transfer engines over HTTP, too"),
     old("enable_metric_reporting", Bool, "true",

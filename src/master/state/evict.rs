@@ -55,7 +55,6 @@ impl State {
     fn heads(
         &self,
         now: Micros,
-        number: u32,
         shard: &Shard,
         segment: u32,
         list: u8,
@@ -80,7 +79,7 @@ impl State {
                     soft: object.pin().is_soft(now),
                     at: object.last_use().at,
                     bytes: object.size,
-                    shard: number,
+                    shard: shard.number,
                     slot,
                     generation: object.generation,
                     piece: copy.piece,
@@ -103,7 +102,7 @@ impl State {
         for number in 0..self.shards.len() as u32 {
             let shard = self.shard(number).lock();
             for list in [PLAIN, SOFT] {
-                let cut = self.heads(now, number, &shard, segment, list, max, &mut found);
+                let cut = self.heads(now, &shard, segment, list, max, &mut found);
                 complete_until = match (complete_until, cut) {
                     (Some(one), Some(other)) => Some(one.min(other)),
                     (one, other) => one.or(other),

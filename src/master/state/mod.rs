@@ -55,7 +55,6 @@ pub use queries::{SegmentUse, Totals};
 pub use settings::Settings;
 
 use self::client::Client;
-use self::report::Parked;
 use self::segments::{Mounting, Table};
 use self::settings::Times;
 use self::shard::Shard;
@@ -81,7 +80,8 @@ pub trait Outlet: Send + Sync {
     fn record(&self, _record: &Record<'_>) {}
     /// A client that attends has news.
     fn news(&self, _client: ClientId) {}
-    /// A put that found no room may find some now.
+    /// A put that found no room may find some now. Called often; it should cost next to nothing
+    /// while nobody waits.
     fn room(&self) {}
 }
 
@@ -140,7 +140,8 @@ pub struct State {
     generation: AtomicU64,
     first_generation: u64,
     counters: Counters,
-    reports: Mutex<Parked>,
+    /// Makes reports come one after the other.
+    reports: Mutex<()>,
     rng: Mutex<fastrand::Rng>,
     /// When clients and timeouts were looked at, and when a moment was recorded.
     looked: AtomicU64,
@@ -170,7 +171,9 @@ impl State {
             times: settings.times(),
             start: now,
             hash_keys: seed,
-            shards: (0..shards).map(|_| Mutex::new(Shard::new(seeds.u64(..), slots_max))).collect(),
+            shards: (0..shards as u32)
+                .map(|number| Mutex::new(Shard::new(number, seeds.u64(..), slots_max)))
+                .collect(),
             slot_bits,
             table: ArcSwap::default(),
             mounting: Mutex::default(),

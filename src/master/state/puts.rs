@@ -9,7 +9,7 @@ use super::evict::Relief;
 use super::reads::{is_visible, Sight};
 use super::removal::End;
 use super::segments::{Choices, Table};
-use super::shard::{Copy, Object, Shard};
+use super::shard::{Copy, Cuts, Object, Shard};
 use super::{counters, Operation, State, Step, Waiting};
 use crate::limits;
 use crate::master::journal::record::{KeptPin, Record};
@@ -155,11 +155,8 @@ impl State {
             match self.relieve(now, size) {
                 Relief::Hopeless => return Err(Refusal::NO_AVAILABLE_HANDLE.into()),
                 Relief::Nothing => return Err(Denied::NoRoom),
-                Relief::At(at) if at > now => {
-                    put.relieved_at = at;
-                    return Err(Denied::NoRoom);
-                }
-                Relief::At(_) => {}
+                // Other copies of the same objects may have given room at once, elsewhere.
+                Relief::At(at) => put.relieved_at = at,
             }
         }
         Err(Denied::NoRoom)
@@ -196,10 +193,9 @@ impl State {
             key: item.key.clone().into_boxed_slice(),
             generation: self.next_generation(),
             size,
-            cuts: match item.slices.len() {
-                0 | 1 => None,
-                _ if options.same_node => None,
-                _ => Some(Box::new(item.slices.clone())),
+            cuts: match options.same_node {
+                true => None,
+                false => Cuts::of(item.slices.clone()),
             },
             copies,
             owner: serial,

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
 use super::segments::Table;
-use super::shard::{Object, Shard};
+use super::shard::{Cuts, Object, Shard};
 use super::State;
 use crate::limits;
 use crate::pool::lease::Micros;
@@ -17,7 +17,7 @@ pub(super) struct Sight {
     pub(super) generation: u64,
     complete: bool,
     size: u64,
-    cuts: Option<Box<Vec<u64>>>,
+    cuts: Option<Box<Cuts>>,
     /// Slot of the segment and first granule of each copy.
     copies: SmallVec<[(u32, u32); 4]>,
 }
@@ -109,7 +109,7 @@ impl State {
     /// The copies of an object that can be reached.
     pub(super) fn replicas(&self, table: &Table, sight: &Sight) -> Vec<Replica> {
         let slices = match &sight.cuts {
-            Some(cuts) => cuts.as_slice(),
+            Some(cuts) => cuts.0.as_slice(),
             None => std::slice::from_ref(&sight.size),
         };
         let first_id = sight.generation.wrapping_sub(self.first_generation).wrapping_mul(64);

@@ -39,8 +39,8 @@ impl State {
         let table = self.table.load();
         let mut longest = now;
         for copy in &object.copies {
-            if let Some(cell) = table.cell(copy.segment) {
-                longest = longest.max(self.rest_until(now, &object, end, cell));
+            if table.cell(copy.segment).is_some() {
+                longest = longest.max(self.rest_until(now, &object, end));
             }
         }
         // Before the ranges are given back: a put that takes one must be written down later.
@@ -48,10 +48,11 @@ impl State {
         self.outlet.record(&Record::Gone { generation: object.generation, rest });
         for copy in &object.copies {
             if let Some(cell) = table.cell(copy.segment) {
-                let until = self.rest_until(now, &object, end, cell);
+                let until = self.rest_until(now, &object, end);
                 self.give_back(now, &object, copy.piece, cell, until);
             }
         }
+        self.outlet.room();
         (object.size, longest)
     }
 
@@ -76,14 +77,10 @@ impl State {
     }
 
     /// When a range of the object may hold another one.
-    fn rest_until(&self, now: Micros, object: &Object, end: End, cell: &Cell) -> Micros {
+    fn rest_until(&self, now: Micros, object: &Object, end: End) -> Micros {
         let last = object.last_use();
         let mut until = if object.complete {
-            let mut until = last.reusable_at(self.times.lease);
-            if cell.holder.is_native() {
-                until = until.max(last.at.saturating_add(self.times.elsewhere));
-            }
-            until
+            last.reusable_at(self.times.lease)
         } else if end == End::Discarded {
             last.at.saturating_add(self.times.release)
         } else {

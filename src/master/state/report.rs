@@ -1,4 +1,4 @@
-//! What holders and writers tell after the master has lost its memory.
+//! What holders tell after the master has lost its memory.
 //!
 //! A segment that was remounted takes no new object until its holder has told what it holds, so
 //! nothing that is told can have been overwritten meanwhile. Where two claims meet, in the key or
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::cell::{Cell, Rest, HIDDEN, REPORTING, RESTING, SETTLING};
 use super::removal::End;
-use super::shard::{Copy, Object};
+use super::shard::{Copy, Cuts, Object};
 use super::{counters, State};
 use crate::limits;
 use crate::pool::eviction::Link;
@@ -20,12 +20,6 @@ use crate::pool::segment::{HeldObject, SegmentEvent};
 
 /// Overlapping ranges that are looked at; a claim that meets more is refused.
 const OVERLAPS_MAX: usize = 256;
-
-/// Reports of segments that are not mounted yet. Its lock makes reports come one after the other.
-#[derive(Debug, Default)]
-pub(super) struct Parked {
-    objects: Vec<(Micros, HeldObject)>,
-}
 
 /// What became of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +51,14 @@ impl State {
         }
         let client = self.client_of(now, id)?;
         self.hear(now, &client);
-        let mut reports = self.reports.lock();
+        let _one_at_a_time = self.reports.lock();
         for object in objects {
-            let Some(cell) = self.cell_of(object.segment) else {
-                if reports.objects.len() < limits::REPORTS_PARKED_MAX {
-                    reports.objects.push((now, object));
-                }
-                continue;
-            };
-            self.claim_by(now, &cell, object, cell.holder.id == id);
+            // What lies in memory of others is theirs to tell: only the holder knows that its
+            // range was not given to another object since.
+            let own = self.cell_of(object.segment).filter(|cell| cell.holder.id == id);
+            if let Some(cell) = own {
+                self.claim_or_deny(now, &cell, object);
+            }
         }
         if last {
             for cell in self.cells_of(&client) {
@@ -84,34 +77,11 @@ impl State {
         table.cell(*slot).filter(|cell| !cell.has(HIDDEN)).cloned()
     }
 
-    /// Takes reports up that came before their segments.
-    pub(super) fn unpark(&self, now: Micros, segments: &[SegmentId]) {
-        let mut reports = self.reports.lock();
-        if reports.objects.is_empty() {
-            return;
-        }
-        let all = std::mem::take(&mut reports.objects);
-        for (since, object) in all {
-            let cell = self.cell_of(object.segment).filter(|c| segments.contains(&c.segment.id));
-            match cell {
-                Some(cell) => self.claim_by(now, &cell, object, false),
-                None => reports.objects.push((since, object)),
-            }
-        }
-    }
-
-    /// Nobody mounted those segments in time.
-    pub(super) fn forget_parked(&self, now: Micros) {
-        let limit = self.times.report;
-        let mut reports = self.reports.lock();
-        reports.objects.retain(|(since, _)| now < since.saturating_add(limit));
-    }
-
-    fn claim_by(&self, now: Micros, cell: &Cell, held: HeldObject, by_holder: bool) {
+    fn claim_or_deny(&self, now: Micros, cell: &Cell, held: HeldObject) {
         let generation = held.generation;
         let offset = held.address.checked_sub(cell.segment.base);
         let size = size_of(&held);
-        if self.claim(now, cell, held) == Claim::Accepted || !by_holder {
+        if self.claim(now, cell, held) == Claim::Accepted {
             return;
         }
         let (Some(offset), Some(size)) = (offset, size) else { return };
@@ -260,12 +230,11 @@ impl State {
         let granule = (offset >> cell.granule_bits) as u32;
         let copy = Copy { segment: cell.slot, piece: piece.id, granule, link: Link::default() };
         if fresh {
-            let several = held.slices.len() > 1;
             let mut object = Object {
                 key: held.key.into_boxed_slice(),
                 generation: held.generation,
                 size,
-                cuts: several.then(|| Box::new(held.slices)),
+                cuts: Cuts::of(held.slices),
                 complete: true,
                 ..Object::default()
             };
@@ -280,7 +249,7 @@ impl State {
             counters::add(&self.counters.reported_objects, 1);
         } else {
             shard.add_copy(slot, copy);
-            // Its holder or its writer knows it as complete.
+            // Its holder knows it as complete.
             if !shard.objects.get(slot).complete {
                 shard.objects.get_mut(slot).complete = true;
                 shard.renew(slot, now);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cell::{Cell, HIDDEN};
-use super::shard::{Copy, Object};
+use super::shard::{Copy, Cuts, Object};
 use super::{Outlet, Settings, State, FIRST_MOMENT, GENERATIONS_PER_MS_BITS};
 use crate::master::journal::image::{Image, KeptObject};
 use crate::master::journal::record::{KeptPin, Record};
@@ -85,7 +85,7 @@ impl State {
             key: kept.key.into_boxed_slice(),
             generation,
             size,
-            cuts: (kept.slices.len() > 1).then(|| Box::new(kept.slices)),
+            cuts: Cuts::of(kept.slices),
             owner,
             complete: kept.complete,
             ..Object::default()

@@ -137,7 +137,6 @@ impl State {
         if all.len() > limits::STORE_SEGMENTS_MAX {
             return Err(Refusal::INVALID_PARAMS);
         }
-        let ids: Vec<SegmentId> = all.iter().map(|segment| segment.id).collect();
         {
             let mut mounting = self.mounting.lock();
             let client = self.client_of(now, id)?;
@@ -153,7 +152,6 @@ impl State {
             }
             client.inner.lock().ok = true;
         }
-        self.unpark(now, &ids);
         Ok(())
     }
 

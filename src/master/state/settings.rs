@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::limits;
 use crate::pool::lease::Micros;
 use crate::pool::placement::Policy;
 
@@ -92,7 +91,6 @@ pub(super) struct Times {
     pub(super) acknowledge: Micros,
     pub(super) report: Micros,
     pub(super) room_wait: Micros,
-    pub(super) elsewhere: Micros,
 }
 
 /// Saturates: lengths beyond half a million years are for ever.
@@ -114,7 +112,6 @@ impl Settings {
             acknowledge: micros(self.acknowledge_limit),
             report: micros(self.report_limit),
             room_wait: micros(self.room_wait),
-            elsewhere: micros(limits::REPORT_ELSEWHERE_MAX),
         }
     }
 }

@@ -32,6 +32,16 @@ pub(super) const SOFT: u8 = 1;
 /// List of objects that are not evicted: unfinished or pinned hard.
 pub(super) const KEPT: u8 = 2;
 
+/// Lengths of slices, boxed so that objects of one slice do not pay for them.
+#[derive(Clone, Debug)]
+pub(super) struct Cuts(pub(super) Vec<u64>);
+
+impl Cuts {
+    pub(super) fn of(slices: Vec<u64>) -> Option<Box<Cuts>> {
+        (slices.len() > 1).then(|| Box::new(Cuts(slices)))
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Object {
     pub(super) key: Box<[u8]>,
@@ -42,7 +52,7 @@ pub(super) struct Object {
     pub(super) pin_until: Micros,
     pub(super) size: u64,
     /// Lengths of the slices, where there are several.
-    pub(super) cuts: Option<Box<Vec<u64>>>,
+    pub(super) cuts: Option<Box<Cuts>>,
     pub(super) copies: SmallVec<[Copy; 1]>,
     /// Serial of the client that puts or put it; 0 for anonymous.
     pub(super) owner: u32,
@@ -93,7 +103,7 @@ impl Object {
 
     pub(super) fn slices(&self) -> &[u64] {
         match &self.cuts {
-            Some(cuts) => cuts,
+            Some(cuts) => &cuts.0,
             None => std::slice::from_ref(&self.size),
         }
     }
@@ -139,6 +149,7 @@ pub(super) struct Start {
 
 #[derive(Debug)]
 pub(super) struct Shard {
+    pub(super) number: u32,
     index: HashTable<u32>,
     pub(super) objects: Slab<Object>,
     lists: Vec<[Ends; 3]>,
@@ -151,8 +162,9 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(seed: u64, slots_max: u32) -> Shard {
+    pub(super) fn new(number: u32, seed: u64, slots_max: u32) -> Shard {
         Shard {
+            number,
             index: HashTable::new(),
             objects: Slab::default(),
             lists: Vec::new(),

@@ -37,7 +37,6 @@ impl State {
         self.outlet.record(&Record::Moment(now));
         self.look_at_clients(now);
         self.look_at_puts(now);
-        self.forget_parked(now);
     }
 
     fn look_at_cell(&self, now: Micros, cell: &Cell) {

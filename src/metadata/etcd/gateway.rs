@@ -121,13 +121,13 @@ impl Gateway {
         self.call::<_, Empty>("kv/deleterange", &request, key, end).map(|_| ())
     }
 
-    /// A new lease's id.
-    pub(super) fn grant(&self, lease: Duration, end: Deadline) -> Answer<String> {
+    /// A new lease's id; `key` is what it is wanted for.
+    pub(super) fn grant(&self, lease: Duration, key: &str, end: Deadline) -> Answer<String> {
         let request = GrantRequest { ttl: lease.as_secs().max(1) };
-        let reply: LeaseReply = self.call("lease/grant", &request, "", end)?;
+        let reply: LeaseReply = self.call("lease/grant", &request, key, end)?;
         if reply.id.is_empty() {
             let text = "etcd granted a lease without an id";
-            return Err(place(Error::new(ErrorKind::MetadataMalformed, text), "").into());
+            return Err(place(Error::new(ErrorKind::MetadataMalformed, text), key).into());
         }
         Ok(reply.id)
     }
@@ -158,10 +158,10 @@ impl Gateway {
         let end = end.min(longest);
         let body = json::encode(request);
         let add_place = |failure: Failure| Failure { error: place(failure.error, key), ..failure };
-        let token = self.token(None, end)?;
+        let token = self.token(None, key, end)?;
         let reply = match self.post(path, &body, token.as_deref(), end) {
             Err(failure) if failure.code == Some(CODE_UNAUTHENTICATED) && token.is_some() => {
-                let token = self.token(token, end)?;
+                let token = self.token(token, key, end)?;
                 self.post(path, &body, token.as_deref(), end)
             }
             other => other,
@@ -170,7 +170,7 @@ impl Gateway {
     }
 
     /// The token to send; `expired` is one that was refused.
-    fn token(&self, expired: Option<String>, end: Deadline) -> Answer<Option<String>> {
+    fn token(&self, expired: Option<String>, key: &str, end: Deadline) -> Answer<Option<String>> {
         let Some((name, password)) = &self.user else { return Ok(None) };
         let known = self.token.lock().clone();
         if known.is_some() && known != expired {
@@ -183,9 +183,11 @@ impl Gateway {
                 error = Error::new(ErrorKind::Rejected, "etcd does not accept user and password")
                     .caused_by(error);
             }
-            Failure { error: place(error, "").with("user", name), ..failure }
+            Failure { error: place(error, key).with("user", name), ..failure }
         })?;
-        let token = decode::<AuthenticateReply>(&reply)?.token;
+        let token = decode::<AuthenticateReply>(&reply)
+            .map_err(|failure| Failure { error: place(failure.error, key), ..failure })?
+            .token;
         *self.token.lock() = Some(token.clone());
         Ok(Some(token))
     }

@@ -85,9 +85,13 @@ struct EtcdWriter {
 
 impl EtcdWriter {
     /// The lease to put under, granted when there is none.
-    fn ensure_lease(&mut self, end: Deadline) -> std::result::Result<Option<String>, Failure> {
+    fn ensure_lease(
+        &mut self,
+        key: &str,
+        end: Deadline,
+    ) -> std::result::Result<Option<String>, Failure> {
         if let (Some(lease), None) = (self.lease, &self.lease_id) {
-            self.lease_id = Some(self.gateway.grant(lease, end)?);
+            self.lease_id = Some(self.gateway.grant(lease, key, end)?);
         }
         Ok(self.lease_id.clone())
     }
@@ -103,12 +107,12 @@ impl Writer for EtcdWriter {
             self.gateway.put(key, value, None, end)?;
             return Ok(Put::Done);
         }
-        let lease = self.ensure_lease(end)?;
+        let lease = self.ensure_lease(key, end)?;
         match self.gateway.put(key, value, lease.as_deref(), end) {
             Err(failure) if failure.is_not_found() && lease.is_some() => {
                 self.lease_id = None;
                 self.is_stale = true;
-                let lease = self.ensure_lease(end)?;
+                let lease = self.ensure_lease(key, end)?;
                 self.gateway.put(key, value, lease.as_deref(), end)?;
             }
             other => other?,

@@ -44,19 +44,40 @@ pub async fn serve(
     options: ServerOptions,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
-    let table = Arc::new(Table::default());
-    let file = match options.file {
-        None => None,
-        Some(path) => Some(persist::Saver::open(path, Arc::clone(&table))?),
-    };
-    let failed = |error| Error::io(ErrorKind::Resource, "cannot use the listening socket", error);
-    listener.set_nonblocking(true).map_err(failed)?;
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    accept(listener, router(table), stop).await;
-    match file {
-        Some(saver) => saver.finish().await,
-        None => Ok(()),
+    Prepared::new(listener, options)?.run(stop).await
+}
+
+/// A server that has everything it can fail for.
+struct Prepared {
+    listener: TcpListener,
+    table: Arc<Table>,
+    file: Option<PathBuf>,
+}
+
+impl Prepared {
+    fn new(listener: TcpListener, options: ServerOptions) -> Result<Prepared> {
+        let table = Arc::new(Table::default());
+        if let Some(path) = &options.file {
+            persist::load(path, &table)?;
+        }
+        listener.set_nonblocking(true).map_err(unusable)?;
+        Ok(Prepared { listener, table, file: options.file })
     }
+
+    async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Prepared { listener, table, file } = self;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(unusable)?;
+        let saver = file.map(|path| persist::Saver::start(path, Arc::clone(&table)));
+        accept(listener, router(table), stop).await;
+        match saver {
+            Some(saver) => saver.finish().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn unusable(error: std::io::Error) -> Error {
+    Error::io(ErrorKind::Resource, "cannot use the listening socket", error)
 }
 
 /// Serves every connection until `stop` is ready, and then those that are at a request. Any router
@@ -116,10 +137,11 @@ pub struct MetadataServer {
 }
 
 impl MetadataServer {
-    /// Serves `listener`. Fails where the file cannot be read.
+    /// Serves `listener` at once. Fails where the file is there and cannot be read.
     pub fn start(listener: TcpListener, options: ServerOptions) -> Result<MetadataServer> {
         let resource = |error| Error::io(ErrorKind::Resource, "cannot start a server", error);
         let address = listener.local_addr().map_err(resource)?;
+        let prepared = Prepared::new(listener, options)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("mc-http-file")
@@ -130,7 +152,7 @@ impl MetadataServer {
         let thread = thread::spawn("mc-http", move || {
             // A sender that is gone means stop, too.
             let stop = async { drop(stopped.await) };
-            if let Err(error) = runtime.block_on(serve(listener, options, stop)) {
+            if let Err(error) = runtime.block_on(prepared.run(stop)) {
                 log::error!("the metadata server ended: {error}");
             }
         })?;

@@ -28,12 +28,11 @@ pub(super) struct Saver {
 }
 
 impl Saver {
-    /// Fills the table from the file, if it is there, and starts to follow the table.
-    pub(super) fn open(path: PathBuf, table: Arc<Table>) -> Result<Saver> {
-        load(&path, &table)?;
+    /// Follows the table.
+    pub(super) fn start(path: PathBuf, table: Arc<Table>) -> Saver {
         let (finish, finished) = oneshot::channel();
         let task = tokio::spawn(follow(path, table, finished));
-        Ok(Saver { finish, task })
+        Saver { finish, task }
     }
 
     /// Writes the file a last time.
@@ -98,7 +97,8 @@ fn write(path: &Path, documents: &[(Vec<u8>, Bytes)]) -> std::io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
-fn load(path: &Path, table: &Table) -> Result<()> {
+/// Fills the table from the file, if it is there.
+pub(super) fn load(path: &Path, table: &Table) -> Result<()> {
     // Every byte may be three in the file.
     const LINE_BYTES_MAX: u64 =
         3 * (limits::SERVER_DOCUMENT_BYTES_MAX + limits::SERVER_KEY_BYTES_MAX) as u64 + 2;

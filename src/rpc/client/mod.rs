@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::net::address::{parse_host_port, Family};
+use crate::net::address::{parse_host_port, Family, HostPort, PortSource};
 use crate::net::resolve::resolve_within;
 use crate::time::Deadline;
 
@@ -130,7 +130,7 @@ impl MasterClient {
     ///
     /// [`ErrorKind::InvalidAddress`] and [`ErrorKind::InvalidArgument`].
     pub fn new(options: ClientOptions) -> Result<MasterClient> {
-        let place = parse_host_port(&options.address, PORT_DEFAULT)?;
+        let place = parse_address(&options.address)?;
         if options.connections_max == 0 || options.spin > limits::RPC_SPIN_MAX {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
@@ -228,7 +228,7 @@ impl MasterClient {
 
     /// Calls another address from now on. Calls under way end as they would have.
     pub fn redirect(&self, address: &str) -> Result<()> {
-        let place = parse_host_port(address, PORT_DEFAULT)?;
+        let place = parse_address(address)?;
         let mut state = self.state.lock();
         (state.host, state.port, state.address) = (place.host, place.port, address.into());
         state.epoch += 1;
@@ -442,4 +442,14 @@ impl MasterClient {
             self.freed.notify_one();
         }
     }
+}
+
+fn parse_address(text: &str) -> Result<HostPort> {
+    let place = parse_host_port(text, PORT_DEFAULT)?;
+    if place.host.is_empty() || place.port_source == PortSource::Malformed || place.port == 0 {
+        let text = text.escape_debug();
+        return Err(Error::new(ErrorKind::InvalidAddress, "not the address of a master")
+            .with("address", text));
+    }
+    Ok(place)
 }

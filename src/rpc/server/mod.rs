@@ -240,8 +240,8 @@ fn checked(mut options: ServerOptions, ports: &[Port]) -> Result<ServerOptions> 
     }
     if options.threads == 0 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Answering takes far less than receiving and sending, which these threads do.
-        options.threads = (cores / 2).clamp(1, 8);
+        // They sleep when there is nothing to do, and one keeps about one core of callers busy.
+        options.threads = cores.clamp(2, 8);
     }
     Ok(options)
 }

@@ -30,9 +30,11 @@ use crate::transport::{Operation, OwnerId, Recovery, Scope, Slice, WaitSource};
 
 use failure::Failure;
 
+use super::identity::Identities;
 use super::settings::Settings;
 use super::socket;
 use super::stream::{Incoming, Outgoing, Received};
+use super::wire::native::LaneMark;
 use super::worker::WorkerShared;
 
 /// Bytes framed ahead of what the socket has taken.
@@ -66,6 +68,8 @@ pub(super) struct Peer {
     pub(super) wire: Wire,
     pub(super) instance: [u8; 16],
     pub(super) settings: Arc<Settings>,
+    /// What its lanes are called; empty where the wire has no word for it.
+    pub(super) identities: Arc<Identities>,
     pub(super) recovery: Arc<dyn Recovery>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: super::health::Health,
@@ -112,6 +116,16 @@ struct Expected {
     end: u64,
 }
 
+/// The present connection in the peer's eyes.
+#[derive(Clone, Copy)]
+struct Marked {
+    mark: LaneMark,
+    /// The peer keeps to it.
+    is_fenced: bool,
+    /// Version of the doubts that the peer knows of.
+    told: u64,
+}
+
 /// What later slices meet.
 enum Gate {
     Open,
@@ -123,6 +137,8 @@ struct Core {
     state: State,
     gate: Gate,
     stream: Option<TcpStream>,
+    /// Which connection of the lane this is, and what the peer was told of others.
+    mark: Option<Marked>,
     address: usize,
     queue: VecDeque<Slice>,
     flights: VecDeque<Flight>,
@@ -145,8 +161,8 @@ struct Core {
 /// One lane.
 pub(super) struct Lane {
     pub(super) token: u64,
-    /// Tries for all lanes of the route whether a silent peer is back.
-    prober: bool,
+    /// Its place in the route. The first one tries for all whether a silent peer is back.
+    index: usize,
     peer: Arc<Peer>,
     worker: Arc<WorkerShared>,
     core: Mutex<Core>,
@@ -158,9 +174,9 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(peer: &Arc<Peer>, worker: &Arc<WorkerShared>, prober: bool) -> Arc<Lane> {
+    pub(super) fn new(peer: &Arc<Peer>, worker: &Arc<WorkerShared>, index: usize) -> Arc<Lane> {
         let lane = Arc::new(Lane {
-            prober,
+            index,
             token: worker.new_token(),
             peer: Arc::clone(peer),
             worker: Arc::clone(worker),
@@ -168,6 +184,7 @@ impl Lane {
                 state: State::Idle,
                 gate: Gate::Open,
                 stream: None,
+                mark: None,
                 address: 0,
                 queue: VecDeque::new(),
                 flights: VecDeque::new(),
@@ -190,6 +207,10 @@ impl Lane {
         });
         worker.adopt_lane(&lane);
         lane
+    }
+
+    fn is_prober(&self) -> bool {
+        self.index == 0
     }
 
     /// Queues slices; `more` hands them over one at a time until it has none for this lane.
@@ -340,7 +361,7 @@ impl Lane {
             let error = peer.error(ErrorKind::Unreachable, text);
             self.abandon(&mut core, &error, Scope::Route);
         }
-        if self.prober && matches!(core.state, State::Idle) && peer.health.wants_probe(now) {
+        if self.is_prober() && matches!(core.state, State::Idle) && peer.health.wants_probe(now) {
             if let Err(failure) = self.start(&mut core) {
                 self.fail(&mut core, failure);
                 peer.health.silent(now);
@@ -371,10 +392,10 @@ impl Lane {
     pub(super) fn close(&self, error: &Error) {
         let mut core = self.core.lock();
         core.gate = Gate::Closed(error.clone());
+        self.disconnect(&mut core);
         for slice in core.take_slices() {
             slice.fail(error.clone());
         }
-        self.disconnect(&mut core);
         self.note(&mut core);
     }
 
@@ -416,6 +437,10 @@ impl Lane {
                     }
                 }
                 broken |= !is_sent || stalled || self.peer.one_per_connection();
+                if expected.operation == Operation::Write {
+                    // Known before its owner, and whatever that does next, learns of the end.
+                    broken |= self.doubt(core.mark);
+                }
                 if let Some(slice) = flight.slice.take() {
                     slice.fail(error.clone());
                 }
@@ -430,10 +455,11 @@ impl Lane {
         }
     }
 
+    /// Ends the connection. What was under way on it stays in `expected` until this is done.
     fn disconnect(&self, core: &mut Core) {
         self.fd.store(-1, Ordering::Release);
         self.armed.store(false, Ordering::Release);
-        core.stream = None;
+        self.drop_stream(core);
         core.state = State::Idle;
         core.output.clear();
         core.input.clear();
@@ -444,7 +470,7 @@ impl Lane {
     /// Publishes what other threads look at without the lock.
     fn note(&self, core: &mut Core) {
         let open = matches!(core.gate, Gate::Open);
-        let busy = core.is_busy() || (self.prober && open && self.peer.health.is_down());
+        let busy = core.is_busy() || (self.is_prober() && open && self.peer.health.is_down());
         let waits_for_connect = matches!(core.state, State::Connecting { .. });
         self.blocked.store(core.blocked || waits_for_connect, Ordering::Release);
         self.busy.store(busy, Ordering::Release);
@@ -479,6 +505,7 @@ impl Lane {
                     if !native::greeting(self, core)? {
                         return Ok(());
                     }
+                    self.settle(core);
                     core.state = State::Ready;
                 }
                 State::Ready => {
@@ -561,7 +588,9 @@ impl Lane {
         core.heard = core.last_progress;
         core.state = match self.peer.wire {
             Wire::Native => {
-                let hello = native::hello(&self.peer);
+                let mark = self.peer.identities.next(self.index);
+                core.mark = mark.map(|mark| Marked { mark, is_fenced: false, told: 0 });
+                let hello = native::hello(&self.peer, mark);
                 core.output.push_bytes(|bytes| bytes.extend_from_slice(&hello.encode()));
                 State::Greeting { until }
             }

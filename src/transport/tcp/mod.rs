@@ -8,8 +8,11 @@
 //!
 //! Threads: `mc-tcp-N` (see `worker.rs`), and whatever thread submits or waits.
 
+mod fence;
 mod health;
+mod identity;
 mod lane;
+mod places;
 mod route;
 mod serve;
 mod settings;
@@ -19,7 +22,6 @@ pub mod wire;
 mod worker;
 
 use std::net::TcpListener;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -30,13 +32,17 @@ use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
 use crate::metrics::Metrics;
+use crate::net::ending::Ending;
 
 use super::{Capabilities, Recovery, RegionKeys, RegionTable, Route, Transport};
 
 pub use settings::Settings;
 pub use wire::native::VERSION as NATIVE_VERSION;
 
+use fence::Fences;
+use identity::{Identities, IdentityBook};
 use lane::Wire;
+use places::Places;
 use route::TcpRoute;
 use serve::ServeContext;
 use worker::{Acceptor, WorkerShared};
@@ -53,6 +59,8 @@ pub struct Tcp {
     recovery: Arc<dyn Recovery>,
     metrics: Arc<Metrics>,
     routes: Mutex<Vec<Weak<TcpRoute>>>,
+    identities: IdentityBook,
+    ending: Ending,
 }
 
 impl Tcp {
@@ -73,7 +81,8 @@ impl Tcp {
             settings: Arc::clone(&settings),
             table,
             metrics: Arc::clone(&metrics),
-            serving: AtomicUsize::new(0),
+            places: Places::new(settings.connections_max, Arc::clone(&metrics)),
+            fences: Arc::new(Fences::default()),
         });
         let workers =
             (0..settings.threads).map(|_| WorkerShared::new()).collect::<Result<Vec<_>>>()?;
@@ -85,6 +94,8 @@ impl Tcp {
             recovery,
             metrics,
             routes: Mutex::default(),
+            identities: IdentityBook::default(),
+            ending: Ending::new()?,
         };
         let mut acceptor = Some(Acceptor { listener, workers: tcp.workers.clone() });
         for (index, shared) in tcp.workers.iter().enumerate() {
@@ -146,8 +157,12 @@ impl Transport for Tcp {
             return None;
         }
         let wire = self.wire(descriptor);
-        let route =
-            TcpRoute::new(peer, wire, &self.settings, &self.workers, &self.recovery, &self.metrics);
+        let instance = descriptor.native.as_ref().map_or([0; 16], |native| native.instance);
+        let identities = match wire {
+            Wire::Native => self.identities.of(&peer.name, instance, self.settings.lanes),
+            Wire::V1 { .. } | Wire::V2 => Identities::new(0).map(Arc::new),
+        };
+        let route = identities.and_then(|identities| TcpRoute::new(peer, wire, identities, self));
         Some(route.map(|route| {
             let mut routes = self.routes.lock();
             routes.retain(|route| route.strong_count() > 0);
@@ -157,6 +172,7 @@ impl Transport for Tcp {
     }
 
     fn shutdown(&self) {
+        self.ending.begin();
         for worker in &self.workers {
             worker.stop();
         }

@@ -10,14 +10,14 @@ use serde_json::json;
 use crate::descriptor::PeerAddress;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::metrics::Metrics;
-use crate::net::address::{resolve, Family};
-use crate::transport::{Driver, OwnerId, Rails, Recovery, Route, Slice, SplitRule, WaitSource};
+use crate::net::address::Family;
+use crate::net::resolve::resolve_before;
+use crate::transport::{Driver, OwnerId, Rails, Route, Slice, SplitRule, WaitSource};
 
 use super::health::Health;
+use super::identity::Identities;
 use super::lane::{Lane, Peer, Wire};
-use super::settings::Settings;
-use super::worker::WorkerShared;
+use super::Tcp;
 
 /// Where several threads can move bytes, a lane gets this much before the next one is used.
 const RUN_BYTES: u64 = 1 << 20;
@@ -37,13 +37,14 @@ impl TcpRoute {
     pub(super) fn new(
         address: &PeerAddress,
         wire: Wire,
-        settings: &Arc<Settings>,
-        workers: &[Arc<WorkerShared>],
-        recovery: &Arc<dyn Recovery>,
-        metrics: &Arc<Metrics>,
+        identities: Arc<Identities>,
+        tcp: &Tcp,
     ) -> Result<Arc<TcpRoute>> {
+        let (settings, workers) = (&tcp.settings, &tcp.workers);
         let descriptor = &address.descriptor;
-        let addresses = resolve(&address.host, descriptor.tcp_data_port, Family::Any)
+        let (host, port) = (&address.host, descriptor.tcp_data_port);
+        let timeout = settings.connect_timeout;
+        let addresses = resolve_before(host, port, Family::Any, timeout, &tcp.ending)
             .map_err(|error| error.with("segment", &address.name))?;
         let peer = Arc::new(Peer {
             name: address.name.clone(),
@@ -51,8 +52,9 @@ impl TcpRoute {
             wire,
             instance: descriptor.native.as_ref().map_or([0; 16], |native| native.instance),
             settings: Arc::clone(settings),
-            recovery: Arc::clone(recovery),
-            metrics: Arc::clone(metrics),
+            identities,
+            recovery: Arc::clone(&tcp.recovery),
+            metrics: Arc::clone(&tcp.metrics),
             health: Health::new(settings.cooldown, Instant::now()),
         });
         let count = match wire {
@@ -60,7 +62,7 @@ impl TcpRoute {
             Wire::V2 | Wire::Native => settings.lanes,
         };
         let lanes = (0..count.max(1))
-            .map(|index| Lane::new(&peer, &workers[index % workers.len()], index == 0))
+            .map(|index| Lane::new(&peer, &workers[index % workers.len()], index))
             .collect();
         Ok(Arc::new(TcpRoute {
             peer,

@@ -9,7 +9,6 @@ mod upstream;
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,10 +18,13 @@ use crate::metrics::Metrics;
 use crate::net::epoll::{Epoll, Interest};
 use crate::transport::RegionTable;
 
+use super::fence::{Fences, Gate, Passage};
+use super::places::{Places, Seat};
 use super::settings::Settings;
 use super::socket;
 use super::stream::{Broken, Incoming, Outgoing, Received};
 use super::wire::native::MAGIC;
+use super::worker::Place;
 
 /// Replies that may wait for a peer that does not read; then its requests are not read either.
 const BACKLOG_BYTES: u64 = 8 << 20;
@@ -38,8 +40,10 @@ pub(super) struct ServeContext {
     pub(super) settings: Arc<Settings>,
     pub(super) table: Arc<dyn RegionTable>,
     pub(super) metrics: Arc<Metrics>,
-    /// Connections being served by all threads.
-    pub(super) serving: AtomicUsize,
+    /// For how many connections there is room.
+    pub(super) places: Arc<Places>,
+    /// Keeps connections that were given up from storing.
+    pub(super) fences: Arc<Fences>,
 }
 
 /// What becomes of a connection after a call.
@@ -87,35 +91,31 @@ enum Phase {
 pub(super) struct Served {
     stream: Option<TcpStream>,
     peer: SocketAddr,
+    place: Place,
     phase: Phase,
     input: Incoming,
     output: Outgoing,
-    /// A valid request was seen.
-    proven: bool,
+    seat: Seat,
     since: Instant,
     last_progress: Instant,
     interest: Interest,
 }
 
 impl Served {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Served {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, place: Place, seat: Seat) -> Served {
         let now = Instant::now();
         Served {
             stream: Some(stream),
             peer,
+            place,
             phase: Phase::Sniffing,
             input: Incoming::default(),
             output: Outgoing::default(),
-            proven: false,
+            seat,
             since: now,
             last_progress: now,
             interest: Interest::READ,
         }
-    }
-
-    /// True until the first valid request.
-    pub(super) fn is_stranger(&self) -> bool {
-        !self.proven
     }
 
     /// True while the peer owes bytes, or takes none, so that time counts against it.
@@ -125,14 +125,14 @@ impl Served {
             Phase::Upstream(state) => state.in_request() || !self.input.bytes().is_empty(),
             Phase::Native(state) => state.in_request() || !self.input.bytes().is_empty(),
         };
-        in_request || !self.proven || self.output.pending() > 0
+        in_request || self.seat.is_stranger() || self.output.pending() > 0
     }
 
     /// True once the peer has used up its time.
     pub(super) fn is_late(&self, context: &ServeContext, now: Instant) -> bool {
         match self.phase {
             Phase::Closing { until, .. } => now >= until,
-            _ if !self.proven => now >= self.since + context.settings.header_timeout,
+            _ if self.seat.is_stranger() => now >= self.since + context.settings.header_timeout,
             _ => self.owes() && now >= self.last_progress + context.settings.progress_timeout,
         }
     }
@@ -204,7 +204,14 @@ impl Served {
     fn receive(&mut self, step: &Step, drained: &mut bool) -> Result<bool, Broken> {
         let Some(stream) = &self.stream else { return Err(Broken::Closed) };
         let received = match step {
-            Step::Payload => self.input.receive(stream.as_fd())?,
+            Step::Payload => {
+                let gate = match &self.phase {
+                    Phase::Native(state) => state.gate(),
+                    _ => None,
+                };
+                let _passage = pass(gate)?;
+                self.input.receive(stream.as_fd())?
+            }
             _ => self.input.fill(stream.as_fd())?,
         };
         *drained = received == Received::Last;
@@ -244,14 +251,22 @@ impl Served {
             _ if self.output.pending() > BACKLOG_BYTES => Step::Backlogged,
             Phase::Upstream(state) => {
                 let step = state.step(context, &mut self.input, &mut self.output);
-                self.proven |= state.proven();
-                step
+                let is_proven = state.proven();
+                self.judge(step, is_proven)
             }
             Phase::Native(state) => {
-                let step = state.step(context, &mut self.input, &mut self.output);
-                self.proven |= state.proven();
-                step
+                let step = state.step(context, &self.place, &mut self.input, &mut self.output);
+                let is_proven = state.proven();
+                self.judge(step, is_proven)
             }
+        }
+    }
+
+    /// A first valid request that comes too late is not answered: its seat is taken.
+    fn judge(&mut self, step: Step, is_proven: bool) -> Step {
+        match !is_proven || self.seat.prove() {
+            true => step,
+            false => Step::Reset,
         }
     }
 
@@ -302,6 +317,15 @@ impl Served {
         let Some(stream) = &self.stream else { return false };
         self.interest = interest;
         epoll.modify(stream.as_fd(), token, interest).is_ok()
+    }
+}
+
+/// The right to store once, which a connection without a lane's mark always has.
+fn pass(gate: Option<&Gate>) -> Result<Option<Passage<'_>>, Broken> {
+    let Some(gate) = gate else { return Ok(None) };
+    match gate.enter() {
+        Some(passage) => Ok(Some(passage)),
+        None => Err(Broken::Connection(std::io::ErrorKind::ConnectionAborted.into())),
     }
 }
 

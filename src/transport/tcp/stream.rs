@@ -48,6 +48,8 @@ pub(super) struct Outgoing {
     pieces: Pieces,
     pending: u64,
     sent: u64,
+    /// Some memory of the queue is bad: one piece a call, until it is found.
+    careful: bool,
 }
 
 impl Outgoing {
@@ -95,6 +97,7 @@ impl Outgoing {
         self.items.clear();
         self.pending = 0;
         self.sent = 0;
+        self.careful = false;
     }
 
     /// Sends as much as the socket takes; true when nothing is left.
@@ -120,12 +123,17 @@ impl Outgoing {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The kernel copies several pieces at once and does not say which one is bad.
                 Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
-                    return Err(self.fault(error));
+                    if self.careful {
+                        return Err(self.fault(error));
+                    }
+                    self.careful = true;
                 }
                 Err(error) => return Err(Broken::Connection(error)),
             }
         }
+        self.careful = false;
         self.arena.clear();
         self.arena.shrink_to(ARENA_KEPT_BYTES);
         Ok(true)
@@ -134,7 +142,7 @@ impl Outgoing {
     fn gather(&mut self) -> Result<(), (Error, Arc<Region>, u64)> {
         self.pieces.clear();
         for item in &self.items {
-            if self.pieces.is_full() {
+            if self.pieces.is_full() || self.careful && !self.pieces.is_empty() {
                 break;
             }
             match item {
@@ -148,18 +156,15 @@ impl Outgoing {
         Ok(())
     }
 
-    /// The kernel could not read the memory. A vectored call fails as a whole only if its first
-    /// memory is bad; own bytes before it are always readable.
+    /// The kernel could not read the first piece.
     fn fault(&mut self, error: io::Error) -> Broken {
-        for item in &self.items {
-            if let Item::Memory { region, address, .. } = item {
-                let error =
-                    Error::io(ErrorKind::MemoryFault, "registered memory is not mapped", error)
-                        .with("address", format_args!("{address:#x}"));
-                return Broken::Memory { error, region: Arc::clone(region), address: *address };
-            }
-        }
-        Broken::Connection(error)
+        let Some(Item::Memory { region, address, .. }) = self.items.front() else {
+            // Own bytes are always readable.
+            return Broken::Connection(error);
+        };
+        let error = Error::io(ErrorKind::MemoryFault, "registered memory is not mapped", error)
+            .with("address", format_args!("{address:#x}"));
+        Broken::Memory { error, region: Arc::clone(region), address: *address }
     }
 
     fn consume(&mut self, mut count: u64) {
@@ -231,6 +236,8 @@ pub(super) struct Incoming {
     pieces: Pieces,
     targets: Vec<Target>,
     next: usize,
+    /// Some memory of the payload is bad: one piece a call, until the payload is complete.
+    careful: bool,
 }
 
 /// What one call achieved.
@@ -310,6 +317,7 @@ impl Incoming {
     /// Starts receiving into the targets, with the payload bytes that came along with headers.
     pub(super) fn begin(&mut self) {
         self.next = 0;
+        self.careful = false;
         while self.start < self.end && !self.is_complete() {
             let available = self.end - self.start;
             self.gather(available);
@@ -375,7 +383,7 @@ impl Incoming {
             vectored::receive(socket, &mut self.buffer[..wanted])
         } else {
             let all = self.pieces_reach_the_end();
-            if all && !self.pieces.is_full() {
+            if all && !self.pieces.is_full() && !self.careful {
                 self.pieces.push_arena(0, self.buffer.len());
             }
             wanted = self.pieces.bytes();
@@ -391,8 +399,12 @@ impl Incoming {
                 Ok(if count < wanted { Received::Last } else { Received::More })
             }
             Err(error) if is_transient(&error) => Ok(Received::Nothing),
+            // The kernel copies into several pieces at once and does not say which one is bad.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
-                self.lose_head(error);
+                if self.careful {
+                    self.lose_head(error);
+                }
+                self.careful = true;
                 Ok(Received::More)
             }
             Err(error) => Err(Broken::Connection(error)),
@@ -407,7 +419,7 @@ impl Incoming {
             if target.left == 0 {
                 continue;
             }
-            if room == 0 {
+            if room == 0 || self.careful && !self.pieces.is_empty() {
                 return;
             }
             // One place stays free for the header buffer.

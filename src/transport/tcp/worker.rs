@@ -37,6 +37,8 @@ pub(super) struct WorkerShared {
     epoll: Epoll,
     wake: EventFd,
     arrivals: Mutex<Vec<(TcpStream, SocketAddr)>>,
+    /// Served connections that other threads want to be closed.
+    dismissed: Mutex<Vec<u64>>,
     lanes: Mutex<HashMap<u64, Weak<Lane>>>,
     next_token: AtomicU64,
     busy_lanes: AtomicUsize,
@@ -50,6 +52,7 @@ impl WorkerShared {
             epoll: Epoll::new()?,
             wake: EventFd::new()?,
             arrivals: Mutex::default(),
+            dismissed: Mutex::default(),
             lanes: Mutex::default(),
             next_token: AtomicU64::new(0),
             busy_lanes: AtomicUsize::new(0),
@@ -94,6 +97,26 @@ impl WorkerShared {
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.wake.signal();
+    }
+}
+
+/// Where a connection is served.
+#[derive(Clone)]
+pub(super) struct Place {
+    worker: Arc<WorkerShared>,
+    token: u64,
+}
+
+impl Place {
+    /// A new one with that thread.
+    pub(super) fn new(worker: &Arc<WorkerShared>) -> Place {
+        Place { token: worker.new_token(), worker: Arc::clone(worker) }
+    }
+
+    /// Asks the thread to close the connection soon, if it is still there.
+    pub(super) fn dismiss(&self) {
+        self.worker.dismissed.lock().push(self.token);
+        self.worker.wake.signal();
     }
 }
 
@@ -175,8 +198,6 @@ impl Worker {
                 spin_until = None;
             }
         }
-        self.context.serving.fetch_sub(self.served.len(), Ordering::AcqRel);
-        self.context.metrics.connections_serving.dec_by(self.served.len() as i64);
     }
 
     fn timeout(&self, spinning: bool, last_activity: Instant) -> Option<Duration> {
@@ -203,6 +224,10 @@ impl Worker {
             WAKE => {
                 self.shared.wake.clear();
                 self.adopt();
+                let dismissed = std::mem::take(&mut *self.shared.dismissed.lock());
+                for token in dismissed {
+                    self.served.remove(&token);
+                }
             }
             token if self.served.contains_key(&token) => {
                 self.advance(token);
@@ -245,44 +270,20 @@ impl Worker {
     fn adopt(&mut self) {
         let arrivals = std::mem::take(&mut *self.shared.arrivals.lock());
         for (stream, peer) in arrivals {
-            let context = Arc::clone(&self.context);
-            let limit = context.settings.connections_max;
-            if context.serving.load(Ordering::Acquire) >= limit && !self.evict_stranger() {
-                context.metrics.connections_refused.inc();
+            let place = Place::new(&self.shared);
+            let Some(seat) = self.context.places.take(&place) else {
+                let limit = self.context.settings.connections_max;
                 log::warn!("tcp: {peer} refused: {limit} connections are open already");
                 continue;
-            }
+            };
             if socket::accepted(&stream, peer, &self.context.settings).is_err() {
                 continue;
             }
-            let token = self.shared.new_token();
+            let token = place.token;
             if self.shared.epoll.add(stream.as_fd(), token, Interest::READ).is_err() {
                 continue;
             }
-            self.context.serving.fetch_add(1, Ordering::AcqRel);
-            self.context.metrics.connections_serving.inc();
-            self.served.insert(token, Served::new(stream, peer));
-        }
-    }
-
-    /// Closes the oldest connection that has not sent a valid request yet.
-    fn evict_stranger(&mut self) -> bool {
-        let oldest =
-            self.served.iter().filter(|(_, served)| served.is_stranger()).map(|(t, _)| *t).min();
-        match oldest {
-            Some(token) => {
-                self.context.metrics.connections_refused.inc();
-                self.drop_served(token);
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn drop_served(&mut self, token: u64) {
-        if self.served.remove(&token).is_some() {
-            self.context.serving.fetch_sub(1, Ordering::AcqRel);
-            self.context.metrics.connections_serving.dec();
+            self.served.insert(token, Served::new(stream, peer, place, seat));
         }
     }
 
@@ -291,7 +292,9 @@ impl Worker {
         match served.advance(&self.context, &self.shared.epoll, token) {
             Verdict::Keep => {}
             Verdict::Again => self.again.push(token),
-            Verdict::Close => self.drop_served(token),
+            Verdict::Close => {
+                self.served.remove(&token);
+            }
         }
     }
 
@@ -304,7 +307,7 @@ impl Worker {
             .collect();
         for token in late {
             self.context.metrics.connections_refused.inc();
-            self.drop_served(token);
+            self.served.remove(&token);
         }
         let lanes: Vec<Arc<Lane>> = {
             let mut lanes = self.shared.lanes.lock();

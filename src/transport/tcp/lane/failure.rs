@@ -8,8 +8,9 @@ use crate::error::{Error, ErrorKind};
 use crate::memory::Region;
 use crate::transport::{Operation, Scope, Slice};
 
+use super::super::socket;
 use super::super::stream::Broken;
-use super::{Core, Lane, State};
+use super::{Core, Lane, Marked, State};
 
 /// Why a lane cannot go on.
 pub(super) enum Failure {
@@ -26,6 +27,34 @@ impl From<Broken> for Failure {
 }
 
 impl Lane {
+    /// The connection is about to be given up with a WRITE under way: until the peer has fenced it
+    /// off, its bytes may arrive late. False where the peer cannot do that.
+    pub(super) fn doubt(&self, marked: Option<Marked>) -> bool {
+        let Some(marked) = marked.filter(|marked| marked.is_fenced) else { return false };
+        self.peer.identities.doubt(self.index, marked.mark);
+        true
+    }
+
+    /// The peer has answered the hello: the lane's earlier connections are over.
+    pub(super) fn settle(&self, core: &Core) {
+        if let Some(marked) = core.mark.filter(|marked| marked.is_fenced) {
+            self.peer.identities.settle(self.index, marked.mark);
+        }
+    }
+
+    /// Closes the socket. If something is under way, nothing that waits in this host is sent any
+    /// more, and what has arrived meets a reset.
+    pub(super) fn drop_stream(&self, core: &mut Core) {
+        let marked = core.mark.take();
+        if core.expected.iter().any(|expected| expected.operation == Operation::Write) {
+            self.doubt(marked);
+        }
+        match core.stream.take() {
+            Some(stream) if !core.expected.is_empty() => socket::reset(stream),
+            stream => drop(stream),
+        }
+    }
+
     /// Closes a connection that was given up with slices that have ended. The others say nothing
     /// against the peer and wait for the next connection.
     pub(super) fn restart(&self, core: &mut Core) {

@@ -8,19 +8,25 @@ use crate::transport::{Operation, Scope, Slice};
 
 use super::super::stream::{Received, Target};
 use super::super::wire::native::{
-    Block, BlockStatus, Hello, Kind, ReplyHeader, RequestHeader, HEADER_BYTES, VERSION,
+    Block, BlockStatus, Hello, Kind, LaneMark, ReplyHeader, RequestHeader, CAPABILITY_FENCE,
+    HEADER_BYTES, VERSION,
 };
 use super::{Core, Expected, Failure, Lane, Peer};
 
+/// A slice that has failed so often has a frame of its own: one of those that fail together may be
+/// what breaks the connection, such as a READ of memory that the peer cannot reach.
+const ALONE_FROM: u32 = 2;
+
 /// The hello of a new connection.
-pub(super) fn hello(peer: &Peer) -> Hello {
+pub(super) fn hello(peer: &Peer, mark: Option<LaneMark>) -> Hello {
     Hello {
         version: VERSION,
         second: VERSION,
-        capabilities: 0,
+        capabilities: CAPABILITY_FENCE,
         instance: peer.settings.instance,
         expected: peer.instance,
         text: peer.settings.own_name.clone(),
+        mark,
     }
 }
 
@@ -33,6 +39,9 @@ pub(super) fn greeting(lane: &Lane, core: &mut Core) -> Result<bool, Failure> {
             |error: Error| Failure::Lost(error.with("peer", &lane.peer.name), Scope::Route);
         if let Some((hello, length)) = Hello::decode(core.input.bytes()).map_err(refuse)? {
             core.input.skip(length);
+            if let Some(marked) = &mut core.mark {
+                marked.is_fenced = hello.capabilities & CAPABILITY_FENCE != 0;
+            }
             return check(lane, &hello).map(|()| true).map_err(refuse);
         }
         if core.input.fill(stream.as_fd())? == Received::Nothing {
@@ -62,7 +71,7 @@ fn check(lane: &Lane, hello: &Hello) -> Result<(), Error> {
 
 /// Moves frames and replies.
 pub(super) fn advance(lane: &Lane, core: &mut Core) -> Result<(), Failure> {
-    core.send(frame)?;
+    core.send(|core| frame(lane, core))?;
     let mut drained = false;
     while !core.expected.is_empty() {
         let begun = core.receiving
@@ -76,16 +85,30 @@ pub(super) fn advance(lane: &Lane, core: &mut Core) -> Result<(), Failure> {
         finish(lane, core);
         // Replies make room for more frames.
         if !core.queue.is_empty() {
-            core.send(frame)?;
+            core.send(|core| frame(lane, core))?;
         }
     }
     Ok(())
 }
 
+/// Has the peer fence off what any lane of the route has given up meanwhile, so that nothing that
+/// follows can be overwritten by it.
+fn tell_doubts(lane: &Lane, core: &mut Core) {
+    let identities = &lane.peer.identities;
+    let Some(marked) = core.mark.as_mut().filter(|marked| marked.is_fenced) else { return };
+    if marked.told == identities.version() {
+        return;
+    }
+    let (version, marks) = identities.doubts();
+    marked.told = version;
+    core.output.push_bytes(|bytes| LaneMark::encode_fence(&marks, bytes));
+}
+
 /// Puts queued slices of one direction into a frame; false if there is none.
-fn frame(core: &mut Core) -> bool {
+fn frame(lane: &Lane, core: &mut Core) -> bool {
     let Some(first) = core.next_slice() else { return false };
-    let operation = first.operation;
+    tell_doubts(lane, core);
+    let (operation, attempts) = (first.operation, first.attempts);
     let mut count = 0usize;
     let mut payload = 0u64;
     let mut next = Some(first);
@@ -96,6 +119,7 @@ fn frame(core: &mut Core) -> bool {
         core.launch(slice);
         let fits = |slice: &Slice| {
             slice.operation == operation
+                && attempts.max(slice.attempts) < ALONE_FROM
                 && count < limits::NATIVE_BLOCKS_MAX
                 && payload + slice.length <= limits::NATIVE_FRAME_BYTES_MAX
         };

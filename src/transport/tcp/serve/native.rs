@@ -7,17 +7,23 @@ use crate::error::{Error, ErrorKind};
 use crate::memory::{Access, Region};
 use crate::transport::Operation;
 
+use super::super::fence::{Admission, Gate};
 use super::super::stream::{Incoming, Outgoing, Target};
 use super::super::wire::native::{
-    Block, BlockStatus, Hello, Kind, ReplyHeader, RequestHeader, HEADER_BYTES, REFUSED_INSTANCE,
-    REFUSED_VERSION, VERSION,
+    Block, BlockStatus, Hello, Kind, LaneMark, ReplyHeader, RequestHeader, CAPABILITY_FENCE,
+    HEADER_BYTES, REFUSED_INSTANCE, REFUSED_STALE, REFUSED_VERSION, VERSION,
 };
-use super::{log_refusal, ServeContext, Step};
+use super::super::worker::Place;
+use super::{log_refusal, pass, ServeContext, Step};
 
 /// Where the connection is.
 #[derive(Default)]
 pub(super) struct State {
     greeted: bool,
+    /// The initiator.
+    instance: [u8; 16],
+    /// The lane's place among its connections, if the hello had its mark.
+    admission: Option<Admission>,
     storing: Option<RequestHeader>,
     blocks: Vec<Block>,
     statuses: Vec<u8>,
@@ -34,14 +40,20 @@ impl State {
         self.greeted
     }
 
+    /// What payload is stored through.
+    pub(super) fn gate(&self) -> Option<&Gate> {
+        self.admission.as_ref().map(Admission::gate)
+    }
+
     pub(super) fn step(
         &mut self,
         context: &ServeContext,
+        place: &Place,
         input: &mut Incoming,
         output: &mut Outgoing,
     ) -> Step {
         if !self.greeted {
-            return self.greet(context, input, output);
+            return self.greet(context, place, input, output);
         }
         if let Some(header) = self.storing {
             if !input.is_complete() {
@@ -54,16 +66,25 @@ impl State {
         let Some(bytes) = input.bytes().first_chunk::<HEADER_BYTES>() else { return Step::Header };
         let Ok(header) = RequestHeader::decode(bytes) else { return Step::Reset };
         let Some(head) = input.bytes().get(..header.head_bytes()) else { return Step::Header };
+        if header.kind == Kind::Fence {
+            for mark in LaneMark::decode_all(&head[HEADER_BYTES..]) {
+                context.fences.fence(self.instance, mark);
+            }
+            input.skip(header.head_bytes());
+            return Step::Again;
+        }
         if Block::decode_all(&header, &head[HEADER_BYTES..], &mut self.blocks).is_err() {
             return Step::Reset;
         }
         input.skip(header.head_bytes());
         match header.kind {
-            Kind::Write => {
-                self.aim(context, input);
+            Kind::Read => self.reply_to_read(context, &header, output),
+            Kind::Write | Kind::Fence => {
+                if !self.aim(context, input) {
+                    return Step::Reset;
+                }
                 self.storing = Some(header);
             }
-            Kind::Read => self.reply_to_read(context, &header, output),
         }
         Step::Again
     }
@@ -71,6 +92,7 @@ impl State {
     fn greet(
         &mut self,
         context: &ServeContext,
+        place: &Place,
         input: &mut Incoming,
         output: &mut Outgoing,
     ) -> Step {
@@ -90,6 +112,8 @@ impl State {
         } else if hello.expected != settings.instance {
             // Also keeps out whoever has not read the descriptor.
             Some((REFUSED_INSTANCE, "another engine lives here".to_owned()))
+        } else if !self.admit(context, place, &hello) {
+            Some((REFUSED_STALE, "a newer connection of this lane was here before".to_owned()))
         } else {
             None
         };
@@ -100,10 +124,11 @@ impl State {
         let reply = Hello {
             version,
             second,
-            capabilities: 0,
+            capabilities: CAPABILITY_FENCE,
             instance: settings.instance,
             expected: [0; 16],
             text,
+            mark: None,
         };
         output.push_bytes(|bytes| bytes.extend_from_slice(&reply.encode()));
         if refusal.is_some() {
@@ -112,6 +137,15 @@ impl State {
         }
         self.greeted = true;
         Step::Again
+    }
+
+    /// False for a connection that came too late. Else none that the lane had before stores
+    /// anything more.
+    fn admit(&mut self, context: &ServeContext, place: &Place, hello: &Hello) -> bool {
+        self.instance = hello.instance;
+        let Some(mark) = hello.mark else { return true };
+        self.admission = context.fences.admit(hello.instance, mark, place);
+        self.admission.is_some()
     }
 
     fn find(
@@ -148,8 +182,9 @@ impl State {
         }
     }
 
-    /// Points the payload of a WRITE at its memory.
-    fn aim(&mut self, context: &ServeContext, input: &mut Incoming) {
+    /// Points the payload of a WRITE at its memory, and stores what has come along. False once the
+    /// connection must not store any more.
+    fn aim(&mut self, context: &ServeContext, input: &mut Incoming) -> bool {
         input.targets_mut().clear();
         for index in 0..self.blocks.len() {
             let block = self.blocks[index];
@@ -160,7 +195,9 @@ impl State {
             };
             input.targets_mut().push(target);
         }
+        let Ok(_passage) = pass(self.gate()) else { return false };
         input.begin();
+        true
     }
 
     fn reply_to_write(

@@ -2,8 +2,9 @@
 //!
 //! All numbers are little-endian. Fields are only appended, numbers never reused.
 //!
-//! Hello, both ways: a fixed part of 64 bytes, a text (the sender's name, or why it refuses), and
-//! whatever later versions append; `length` counts everything, so older readers skip it.
+//! Hello, both ways: a fixed part of 64 bytes, a text (the sender's name, or why it refuses), in a
+//! request the mark of the lane (8 bytes lane, 8 bytes epoch), and whatever later versions append;
+//! `length` counts everything, so older readers skip it.
 //!
 //! ```text
 //! request                            reply
@@ -15,7 +16,8 @@
 //! 24 16  own instance                24 16  own instance
 //! 40 16  expected instance          40 16  zero
 //! 56  2  bytes of the name           56  2  bytes of the text
-//! 58  6  zero                        58  6  zero
+//! 58  2  bytes of the lane's mark    58  6  zero
+//! 60  4  zero
 //! ```
 //!
 //! A request frame is a header of 16 bytes, `blocks` entries of 24 bytes, and for WRITE the
@@ -23,9 +25,14 @@
 //! a flag says so (else all are fine), and for READ the payload of the blocks that are fine.
 //! Replies come in the order of the requests.
 //!
+//! A FENCE frame has no payload and no reply. Its entries are marks of lanes: no connection of such
+//! a lane with that epoch or an earlier one stores another byte before what follows the frame is
+//! served. Only sent to peers with [`CAPABILITY_FENCE`].
+//!
 //! ```text
 //! request header   0 1 kind   1 1 zero    2 2 blocks   4 4 sequence   8 8 payload bytes
 //! block            0 8 address            8 8 key     16 4 length    20 4 zero
+//! mark in a FENCE  0 8 lane               8 8 epoch   16 8 zero
 //! reply header     0 1 kind   1 1 flags   2 2 blocks   4 4 sequence   8 8 payload bytes
 //! ```
 
@@ -48,10 +55,15 @@ pub const HEAD_BYTES_MAX: usize = HEADER_BYTES + limits::NATIVE_BLOCKS_MAX * BLO
 /// Reply flag: one status byte per block follows the header.
 pub const FLAG_STATUSES: u8 = 1;
 
+/// Capability bit, both ways: marks in hellos and FENCE frames are understood and obeyed.
+pub const CAPABILITY_FENCE: u64 = 1;
+
 /// No common version.
 pub const REFUSED_VERSION: u16 = 1;
 /// Another life of the engine, or another engine, lives at this address now.
 pub const REFUSED_INSTANCE: u16 = 2;
+/// The lane has had a newer connection already, or this one was fenced off before it came.
+pub const REFUSED_STALE: u16 = 3;
 
 const _: () = assert!(u64::from_le_bytes(MAGIC) > limits::UPSTREAM_SIZE_MAX);
 const _: () = assert!(HELLO_BYTES < limits::NATIVE_HELLO_BYTES_MAX);
@@ -89,10 +101,13 @@ pub enum Kind {
     Write,
     /// Send the blocks.
     Read,
+    /// Keep earlier connections from storing.
+    Fence,
 }
 
 const KIND_WRITE: u8 = 1;
 const KIND_READ: u8 = 2;
+const KIND_FENCE: u8 = 3;
 const REPLY: u8 = 0x80;
 
 impl Kind {
@@ -100,6 +115,7 @@ impl Kind {
         match self {
             Kind::Write => KIND_WRITE,
             Kind::Read => KIND_READ,
+            Kind::Fence => KIND_FENCE,
         }
     }
 
@@ -107,8 +123,46 @@ impl Kind {
         match byte {
             KIND_WRITE => Some(Kind::Write),
             KIND_READ => Some(Kind::Read),
+            KIND_FENCE => Some(Kind::Fence),
             _ => None,
         }
+    }
+}
+
+/// One connection of one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneMark {
+    /// The lane: a secret of the initiator, known to this target only.
+    pub lane: u64,
+    /// Grows with every connection of the lane; starts with 1 and is never used up.
+    pub epoch: u64,
+}
+
+/// Bytes of a mark in a hello.
+const MARK_BYTES: usize = 16;
+
+impl LaneMark {
+    fn encode(self, into: &mut Vec<u8>) {
+        into.extend_from_slice(&self.lane.to_le_bytes());
+        into.extend_from_slice(&self.epoch.to_le_bytes());
+    }
+
+    /// Appends a FENCE frame with these marks, of which there are as few as a route has lanes.
+    pub fn encode_fence(marks: &[LaneMark], into: &mut Vec<u8>) {
+        for marks in marks.chunks(limits::NATIVE_BLOCKS_MAX) {
+            put_header(into, KIND_FENCE, 0, marks.len() as u16, 0, 0);
+            for mark in marks {
+                mark.encode(into);
+                into.extend_from_slice(&[0; BLOCK_BYTES - MARK_BYTES]);
+            }
+        }
+    }
+
+    /// Reads the entries behind the header of a FENCE frame.
+    pub fn decode_all(entries: &[u8]) -> impl Iterator<Item = LaneMark> + '_ {
+        entries
+            .chunks_exact(BLOCK_BYTES)
+            .map(|entry| LaneMark { lane: u64_at(entry, 0), epoch: u64_at(entry, 8) })
     }
 }
 
@@ -127,28 +181,36 @@ pub struct Hello {
     pub expected: [u8; 16],
     /// Request: the sender's name. Reply: why it refuses.
     pub text: String,
+    /// Request: which connection of which lane this is. Needs the capability.
+    pub mark: Option<LaneMark>,
 }
 
 impl Hello {
     /// The bytes; an over-long text is cut.
     pub fn encode(&self) -> Vec<u8> {
-        let room = limits::NATIVE_HELLO_BYTES_MAX - HELLO_BYTES;
+        let room = limits::NATIVE_HELLO_BYTES_MAX - HELLO_BYTES - MARK_BYTES;
         let mut cut = self.text.len().min(room);
         while !self.text.is_char_boundary(cut) {
             cut -= 1;
         }
         let text = &self.text.as_bytes()[..cut];
-        let mut bytes = Vec::with_capacity(HELLO_BYTES + text.len());
+        let mark_bytes = if self.mark.is_some() { MARK_BYTES } else { 0 };
+        let length = HELLO_BYTES + text.len() + mark_bytes;
+        let mut bytes = Vec::with_capacity(length);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&self.second.to_le_bytes());
-        bytes.extend_from_slice(&((HELLO_BYTES + text.len()) as u32).to_le_bytes());
+        bytes.extend_from_slice(&(length as u32).to_le_bytes());
         bytes.extend_from_slice(&self.capabilities.to_le_bytes());
         bytes.extend_from_slice(&self.instance);
         bytes.extend_from_slice(&self.expected);
         bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&[0; 6]);
+        bytes.extend_from_slice(&(mark_bytes as u16).to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(text);
+        if let Some(mark) = self.mark {
+            mark.encode(&mut bytes);
+        }
         bytes
     }
 
@@ -172,13 +234,26 @@ impl Hello {
         if text_end > length {
             return Err(protocol("the text of the hello is longer than the hello"));
         }
+        let capabilities = u64_at(fixed, 16);
+        // Without the capability the bytes mean nothing yet.
+        let mark_bytes = match capabilities & CAPABILITY_FENCE {
+            0 => 0,
+            _ => u16_at(fixed, 58) as usize,
+        };
+        if text_end + mark_bytes > length || (1..MARK_BYTES).contains(&mark_bytes) {
+            return Err(protocol("the mark of the hello's lane is of impossible length"));
+        }
         let mut hello = Hello {
             version: u16_at(fixed, 8),
             second: u16_at(fixed, 10),
-            capabilities: u64_at(fixed, 16),
+            capabilities,
             instance: [0; 16],
             expected: [0; 16],
             text: String::from_utf8_lossy(&bytes[HELLO_BYTES..text_end]).into_owned(),
+            mark: (mark_bytes > 0).then(|| LaneMark {
+                lane: u64_at(bytes, text_end),
+                epoch: u64_at(bytes, text_end + 8),
+            }),
         };
         hello.instance.copy_from_slice(&fixed[24..40]);
         hello.expected.copy_from_slice(&fixed[40..56]);
@@ -195,7 +270,7 @@ pub struct RequestHeader {
     pub blocks: u16,
     /// Repeated in the reply.
     pub sequence: u32,
-    /// Sum of all block lengths.
+    /// Sum of all block lengths; 0 for a FENCE.
     pub payload: u64,
 }
 
@@ -214,7 +289,7 @@ impl RequestHeader {
             return Err(protocol("impossible number of blocks").with("blocks", blocks));
         }
         let payload = u64_at(bytes, 8);
-        if payload == 0 || payload > limits::NATIVE_FRAME_BYTES_MAX {
+        if (payload == 0) != (kind == Kind::Fence) || payload > limits::NATIVE_FRAME_BYTES_MAX {
             return Err(protocol("impossible payload").with("length_bytes", payload));
         }
         Ok(RequestHeader { kind, blocks, sequence: u32_at(bytes, 4), payload })
@@ -298,6 +373,7 @@ impl ReplyHeader {
     /// Reads a header.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<ReplyHeader> {
         let kind = (bytes[0] & REPLY != 0).then(|| Kind::from_byte(bytes[0] & !REPLY)).flatten();
+        let kind = kind.filter(|kind| *kind != Kind::Fence);
         let kind = kind.ok_or_else(|| protocol("unknown kind of reply").with("kind", bytes[0]))?;
         Ok(ReplyHeader {
             kind,
@@ -352,6 +428,7 @@ mod tests {
             instance: [7; 16],
             expected: [9; 16],
             text: "node:15001".into(),
+            mark: None,
         }
     }
 
@@ -366,6 +443,49 @@ mod tests {
         let length = bytes.len() as u32;
         bytes[12..16].copy_from_slice(&length.to_le_bytes());
         assert_eq!(Hello::decode(&bytes).unwrap(), Some((hello(), bytes.len())));
+    }
+
+    #[test]
+    fn the_mark_of_a_lane_needs_its_capability() {
+        let mark = Some(LaneMark { lane: 0x0102_0304_0506_0708, epoch: 9 });
+        let marked = Hello { mark, ..hello() };
+        let mut bytes = marked.encode();
+        assert_eq!(bytes.len(), hello().encode().len() + 16);
+        assert_eq!(bytes[58..60], [16, 0]);
+        assert_eq!(
+            bytes[bytes.len() - 16..],
+            *b"\x08\x07\x06\x05\x04\x03\x02\x01\x09\0\0\0\0\0\0\0"
+        );
+        assert_eq!(Hello::decode(&bytes).unwrap(), Some((marked, bytes.len())));
+        let old = Hello { capabilities: 4, mark, ..hello() }.encode();
+        let read = Hello::decode(&old).unwrap().unwrap();
+        assert_eq!(read, (Hello { capabilities: 4, ..hello() }, old.len()));
+        for impossible in [1, 15, 17, u16::MAX] {
+            bytes[58..60].copy_from_slice(&impossible.to_le_bytes());
+            assert_eq!(Hello::decode(&bytes).unwrap_err().kind(), ErrorKind::Protocol);
+        }
+    }
+
+    #[test]
+    fn fences_round_trip_and_have_no_reply() {
+        let marks: Vec<LaneMark> = (0..600).map(|i| LaneMark { lane: i, epoch: i + 1 }).collect();
+        let mut bytes = Vec::new();
+        LaneMark::encode_fence(&marks, &mut bytes);
+        let (mut rest, mut seen) = (bytes.as_slice(), Vec::new());
+        while let Some(head) = rest.first_chunk() {
+            let header = RequestHeader::decode(head).unwrap();
+            assert_eq!(header.kind, Kind::Fence);
+            let (frame, after) = rest.split_at(header.head_bytes());
+            seen.extend(LaneMark::decode_all(&frame[HEADER_BYTES..]));
+            rest = after;
+        }
+        assert_eq!(seen, marks);
+        let mut head: [u8; HEADER_BYTES] = *bytes.first_chunk().unwrap();
+        head[8] = 1;
+        assert!(RequestHeader::decode(&head).is_err());
+        head = *bytes.first_chunk().unwrap();
+        head[0] |= REPLY;
+        assert!(ReplyHeader::decode(&head).is_err());
     }
 
     #[test]

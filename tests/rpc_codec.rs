@@ -1,0 +1,202 @@
+//! The codecs of the store's calls on random and on damaged bytes: what is written is read as the
+//! same; what is damaged never panics, and costs no more memory than its length allows.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
+
+#[path = "common/calls.rs"]
+mod calls;
+#[path = "common/peak_alloc.rs"]
+mod peak_alloc;
+#[path = "common/random.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod random;
+
+use std::fs;
+use std::path::PathBuf;
+
+use calls::Maker;
+use mooncake::rpc::dialect::{self, Dialect};
+use mooncake::rpc::frame::{
+    Fault, ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES,
+};
+use mooncake::rpc::message::{Call, Method};
+use peak_alloc::peak_of;
+use random::Random;
+
+const DIALECTS: [Dialect; 2] = [Dialect::Native, Dialect::Upstream0_3_7];
+/// The smallest element is one byte on the wire and a few dozen in memory; lists grow by doubling.
+const GROWTH_MAX: usize = 200;
+const PEAK_BYTES_FREE: usize = 4096;
+
+#[test]
+fn random_calls_and_answers_survive_both_dialects() {
+    let mut random = Random::for_test("random_calls_and_answers_survive_both_dialects");
+    for dialect in DIALECTS {
+        let mut maker = Maker { random: &mut random, dialect };
+        for _ in 0..200 {
+            for method in maker.methods() {
+                let call = maker.call(method);
+                let mut body = Vec::new();
+                let function = dialect::encode_request(dialect, &call, &mut body).unwrap();
+                let read = dialect::decode_request(function, &body, Dialect::Upstream0_3_7);
+                let read = read.unwrap_or_else(|fault| panic!("{call:?}: {fault:?}"));
+                assert_eq!((read.dialect, &read.call), (dialect, &call));
+
+                let reply = maker.reply(&call);
+                assert!(reply.fits(&call));
+                let mut body = b"before".to_vec();
+                dialect::encode_reply(dialect, method, &reply, &mut body).unwrap();
+                assert_eq!(dialect::decode_reply(dialect, method, &body[6..]), Ok(reply));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_dialect_cannot_say_is_refused_and_named() {
+    let refused = [
+        Call::Greet { version: 1 },
+        Call::BatchRemove { keys: vec![b"a".to_vec()], force: false },
+        Call::Remove { key: b"a".to_vec(), force: true },
+        Call::RemoveAll { force: true },
+    ];
+    for call in refused {
+        let mut out = b"kept".to_vec();
+        let error = dialect::encode_request(Dialect::Upstream0_3_7, &call, &mut out).unwrap_err();
+        assert_eq!(error.kind(), mooncake::error::ErrorKind::Unsupported);
+        assert_eq!(error.context("dialect"), Some("0.3.7"));
+        assert_eq!(out, b"kept");
+        assert!(dialect::encode_request(Dialect::Native, &call, &mut out).is_ok());
+    }
+    // An answer of another kind is a defect of the service, not of the wire.
+    let reply = mooncake::rpc::message::Reply::RemovedAll(1);
+    let mut out = Vec::new();
+    assert!(dialect::encode_reply(Dialect::Native, Method::Exists, &reply, &mut out).is_err());
+    assert!(out.is_empty());
+}
+
+/// Every captured frame, and one native frame of each kind.
+fn frames(random: &mut Random) -> Vec<Vec<u8>> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/store/0.3.7.post2");
+    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    let mut frames: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
+    assert_eq!(frames.len(), 92);
+    // The two of 70 kB would take most of the time.
+    frames.retain(|frame| frame.len() < 10_000);
+    let mut maker = Maker { random, dialect: Dialect::Native };
+    for method in Method::ALL {
+        let call = maker.call(method);
+        let mut body = Vec::new();
+        let function = dialect::encode_request(Dialect::Native, &call, &mut body).unwrap();
+        let length = body.len() as u32;
+        let header = RequestHeader { seq: 1, function, length, attachment: 0 };
+        frames.push([&header.encode()[..], &body].concat());
+        let mut body = Vec::new();
+        dialect::encode_reply(Dialect::Native, method, &maker.reply(&call), &mut body).unwrap();
+        let header = ReplyHeader { fault: 0, seq: 1, length: body.len() as u32, attachment: 0 };
+        frames.push([&header.encode()[..], &body].concat());
+    }
+    frames
+}
+
+fn damage(random: &mut Random, bytes: &mut Vec<u8>) {
+    let at = random.below(bytes.len() as u64 + 1) as usize;
+    match random.below(6) {
+        0 => bytes.truncate(at),
+        1 | 2 => {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << random.below(8);
+            }
+        }
+        3 => {
+            let count = random.below(9) as usize;
+            let extra = random.bytes(count);
+            bytes.splice(at..at, extra);
+        }
+        4 => {
+            // A large length, wherever it may be one.
+            let end = bytes.len().min(at + 8);
+            bytes[at..end].fill(0xff);
+        }
+        _ => {
+            let end = bytes.len().min(at + random.below(20) as usize);
+            bytes.drain(at..end);
+        }
+    }
+}
+
+/// Reads bytes as everything that they could be.
+fn read_as_anything(bytes: &[u8]) {
+    if let Some((head, body)) = bytes.split_first_chunk::<REQUEST_HEADER_BYTES>() {
+        if let Ok(header) = RequestHeader::decode(head) {
+            let read = dialect::decode_request(header.function, body, Dialect::Upstream0_3_7);
+            if let Ok(read) = read {
+                let mut again = Vec::new();
+                let function = dialect::encode_request(read.dialect, &read.call, &mut again);
+                // Kinds of replicas that a version does not know are read as one that it has not.
+                if let Ok(function) = function {
+                    let second = dialect::decode_request(function, &again, Dialect::Upstream0_3_7);
+                    assert_eq!(second, Ok(read));
+                }
+            }
+        }
+    }
+    if let Some((head, body)) = bytes.split_first_chunk::<REPLY_HEADER_BYTES>() {
+        if let Ok(header) = ReplyHeader::decode(head) {
+            let _ = Fault::decode(header.fault, body);
+        }
+    }
+}
+
+fn read_as_reply(body: &[u8], dialect: Dialect, method: Method) {
+    if let Ok(reply) = dialect::decode_reply(dialect, method, body) {
+        let mut again = Vec::new();
+        dialect::encode_reply(dialect, method, &reply, &mut again).unwrap();
+        assert_eq!(dialect::decode_reply(dialect, method, &again), Ok(reply));
+    }
+}
+
+#[test]
+fn damaged_frames_never_panic_and_cost_bounded_memory() {
+    let mut random = Random::for_test("damaged_frames_never_panic_and_cost_bounded_memory");
+    let frames = frames(&mut random);
+    // The tables of the codec are made once.
+    frames.iter().for_each(|frame| read_as_anything(frame));
+    for method in Method::ALL {
+        for dialect in DIALECTS {
+            read_as_reply(&[], dialect, method);
+        }
+    }
+    for _ in 0..600 {
+        for frame in &frames {
+            let mut bytes = frame.clone();
+            for _ in 0..random.below(4) + 1 {
+                damage(&mut random, &mut bytes);
+            }
+            let bound = bytes.len() * GROWTH_MAX + PEAK_BYTES_FREE;
+            let ((), peak) = peak_of(|| read_as_anything(&bytes));
+            assert!(peak <= bound, "{peak} bytes for {}", bytes.escape_ascii());
+            let method = Method::ALL[random.below(Method::ALL.len() as u64) as usize];
+            let dialect = DIALECTS[random.below(2) as usize];
+            let body = bytes.get(REPLY_HEADER_BYTES..).unwrap_or_default();
+            let ((), peak) = peak_of(|| read_as_reply(body, dialect, method));
+            assert!(peak <= bound, "{peak} bytes for {}", bytes.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn a_claimed_count_reserves_nothing() {
+    // A list of 2^31 keys, in a body of a few bytes.
+    let mut body = Vec::new();
+    let call = Call::BatchExists(Vec::new());
+    let function = dialect::encode_request(Dialect::Upstream0_3_7, &call, &mut body).unwrap();
+    body[4] |= 3 << 3;
+    let length = body.len();
+    body.splice(length - 1.., (1u64 << 31).to_le_bytes());
+    let read = || dialect::decode_request(function, &body, Dialect::Upstream0_3_7);
+    let (result, peak) = peak_of(read);
+    assert_eq!(result, Err(Fault::invalid_arguments()));
+    assert!(peak < 1024, "{peak}");
+}
