@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-from common import CHILD_SECONDS, OURS, Memory, engine, environment, equal, last, peer
+from common import CHILD_SECONDS, OURS, TREE, Memory, engine, environment, equal, last, peer
 from harness.report import Failed, expect
 from masters import Master, free_port
 
@@ -72,7 +72,7 @@ def until_served(program, url):
 def launchers_become_the_program():
     """Signals reach the program, and its exit status comes back."""
     port, http = free_port(), free_port()
-    with Program("cli", f"--rpc_port={port}", f"--metrics_port={http}") as master:
+    with Program("cli", f"--rpc_port={port}", f"--metrics_port={http}", "--enable_gc") as master:
         until_served(master, f"http://127.0.0.1:{http}/health")
         equal(master.end(), 0, "SIGTERM")
     for module in ("cli", "cli_bench", "http_metadata_server", "transfer_engine_topology_dump"):
@@ -233,5 +233,15 @@ def a_peer_of_our_own_package():
         equal(made.send_probe(there.name), 0, f"probe {last()}")
 
 
-TESTS = (launchers_become_the_program, metadata_service, store_service, settings,
+def example_of_a_pool():
+    """examples/pool as it is: master, service, a client of size 0."""
+    done = subprocess.run([str(TREE / "examples" / "pool" / "run")],
+                          env=dict(environment(OURS), PYTHON=sys.executable), text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True, timeout=CHILD_SECONDS,
+                          check=False)
+    expect(done.returncode == 0, (done.stdout + done.stderr)[-400:])
+    expect("removed: 0" in done.stdout, done.stdout)
+
+
+TESTS = (example_of_a_pool, launchers_become_the_program, metadata_service, store_service, settings,
          a_peer_of_our_own_package)
