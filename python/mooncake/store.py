@@ -54,10 +54,9 @@ def code_of(status):
 
 
 def put_code_of(status):
-    """As `code_of`; an object that is there, or on its way, is what a put wants."""
-    if status in (c.MC_ERR_OBJECT_EXISTS, c.MC_ERR_OBJECT_NOT_READY):
-        return 0
-    return code_of(status)
+    """As `code_of`; an object that is there is what a put wants. One that is only on its way may
+    never arrive: that is -703, where upstream has success."""
+    return 0 if status == c.MC_ERR_OBJECT_EXISTS else code_of(status)
 
 
 def bind_to_numa_node(node: int) -> None:
