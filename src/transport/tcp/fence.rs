@@ -34,13 +34,15 @@ pub(super) struct Gate {
 }
 
 /// Nobody closes the gate while this lives; held during one non-blocking call.
-pub(super) struct Passage<'a>(#[allow(dead_code)] MutexGuard<'a, bool>);
+pub(super) struct Passage<'a> {
+    _held: MutexGuard<'a, bool>,
+}
 
 impl Gate {
     /// The right to store once; `None` once the gate is closed.
     pub(super) fn enter(&self) -> Option<Passage<'_>> {
         let is_open = self.is_open.lock();
-        is_open.then(|| Passage(is_open))
+        is_open.then(|| Passage { _held: is_open })
     }
 
     /// When this returns, nothing more is stored through the gate.
