@@ -28,6 +28,8 @@ LEASE_MS = 300
 # Where upstream cuts an object: below, at and above.
 CUT = 16_777_200
 WAIT_SECONDS = 30
+LOAD_OBJECTS = 100_000 if os.environ.get("MOONCAKE_TEST_LONG") else 5_000
+LOAD_SECONDS = 300
 EXISTS, MISSING, LEASED, INVALID, NO_SPACE, NO_MASTER = -705, -704, -706, -600, -200, -900
 
 
@@ -265,6 +267,37 @@ def restart_without_journal():
     return master_restart("ours", True, enable_journal="false")
 
 
+def killed_under_load(**flags):
+    """The master is killed while puts run: what was complete before is there again, whole."""
+    count = LOAD_OBJECTS
+    with masters.Master("ours", **flags) as master, \
+            client("ours", "holder", master, 512 * MIB) as holder, \
+            client("ours", "writer", master, 0) as writer:
+        codes = writer.call("churn", prefix="k", count=count, length=900, seed=9,
+                            seconds=LOAD_SECONDS)["codes"]
+        same(codes.count(0), count, "puts")
+        # The holder hears of the last ones within milliseconds; with a journal nobody needs to.
+        eventually("the holder knows", lambda: holder.call("health")["health"]["held"] == count)
+        writer.send("churn", prefix="load", count=count, length=900, seed=11)
+        eventually("puts run", lambda: holder.call("exists", keys=["load50"])["codes"] == [1])
+        master.kill()
+        master.start()
+        opened = time.monotonic()
+        eventually("puts work again",
+                   lambda: holder.call("put", key="x", seed=1, length=10)["code"] in (0, EXISTS))
+        back = time.monotonic() - opened
+        writer.kill()
+        eventually("the last one is back",
+                   lambda: holder.call("exists", keys=[f"k{count - 1}"])["codes"] == [1])
+        survey = holder.call("survey", prefix="k", count=count, length=900, seed=9,
+                             seconds=LOAD_SECONDS)
+        same([survey["right"], survey["wrong"]], [count, 0], "afterwards")
+        load = holder.call("survey", prefix="load", count=count, length=900, seed=11,
+                           seconds=LOAD_SECONDS)
+        same(load["wrong"], 0, f"of those under way: {load}")
+        return f"{count} objects whole; puts work after {back:.2f} s; {load['right']} more of the load"
+
+
 def owner_killed(master_kind):
     """A holder dies: reads fail in time and never give other bytes; its objects go away."""
     with masters.Master(master_kind) as master, client("ours", "holder", master) as holder, \
@@ -368,6 +401,9 @@ def main():
         report.run(f"{place}/mc_store", command_line, kind)
     report.run("ours_master/native", native, None)
     report.run("ours_master/master_restart_without_journal", restart_without_journal)
+    report.run("ours_master/killed_under_load", killed_under_load)
+    report.run("ours_master/killed_under_load_without_journal",
+               lambda: killed_under_load(enable_journal="false"))
     return report.finish()
 
 
