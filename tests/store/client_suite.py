@@ -30,6 +30,8 @@ CUT = 16_777_200
 WAIT_SECONDS = 30
 LOAD_OBJECTS = 100_000 if os.environ.get("MOONCAKE_TEST_LONG") else 5_000
 LOAD_SECONDS = 300
+FULL_POOL = 512 * MIB
+FULL_PUTS = 10_000 if os.environ.get("MOONCAKE_TEST_LONG") else 1_000
 EXISTS, MISSING, LEASED, INVALID, NO_SPACE, NO_MASTER = -705, -704, -706, -600, -200, -900
 
 
@@ -237,6 +239,25 @@ def full(master_kind):
         same(one.call("get", key="a")["got"], look(1, 10 * MIB), "get")
 
 
+def always_full():
+    """Puts of mixed sizes into a pool that is full all the time: they find room, and it stays full."""
+    flags = {"eviction_high_watermark_ratio": 0.99, "eviction_ratio": 0.002}
+    with masters.Master("ours", **flags) as master, \
+            client("ours", "holder", master, FULL_POOL) as holder, \
+            client("ours", "writer", master, 0) as writer:
+        # Fills it first, then stays at it.
+        sizes = {"least": 4 << 10, "most": 16 * MIB, "seconds": LOAD_SECONDS}
+        writer.call("mixed", prefix="first", count=FULL_PUTS // 4, seed=13, **sizes)
+        done = writer.call("mixed", prefix="then", count=FULL_PUTS, seed=17, **sizes)
+        used = master.metric("master_allocated_bytes") / master.metric("master_total_capacity_bytes")
+        refused = FULL_PUTS - done["codes"].get("0", 0)
+        expect(refused <= FULL_PUTS // 1000, f"{refused} of {FULL_PUTS} puts refused: {done}")
+        expect(used >= 0.95, f"{used:.3f} of the pool in use")
+        expect(done["bytes"] > 2 * FULL_POOL, "the pool was written over more than twice")
+        same(holder.call("exists", keys=["first0"])["codes"], [0], "the oldest object")
+        return f"{refused} of {FULL_PUTS} puts refused, {used:.1%} in use, {done['bytes'] >> 20} MiB put"
+
+
 def master_restart(master_kind, keeps, **flags):
     """The master is killed and comes back: calls say so quickly meanwhile, and work afterwards."""
     with masters.Master(master_kind, **flags) as master, client("ours", "one", master) as one:
@@ -401,6 +422,7 @@ def main():
         report.run(f"{place}/mc_store", command_line, kind)
     report.run("ours_master/native", native, None)
     report.run("ours_master/master_restart_without_journal", restart_without_journal)
+    report.run("ours_master/always_full", always_full)
     report.run("ours_master/killed_under_load", killed_under_load)
     report.run("ours_master/killed_under_load_without_journal",
                lambda: killed_under_load(enable_journal="false"))

@@ -100,6 +100,17 @@ class Driver:
         return {"codes": [self.backend.put(f"{prefix}{index}", made(seed + index, length), {})
                           for index in range(count)]}
 
+    def mixed(self, prefix, count, seed, least, most):
+        """Puts objects of many sizes, small ones more often; how each ended, and all bytes."""
+        sizes = random.Random(seed)
+        codes, total = {}, 0
+        for index in range(count):
+            length = int(least * (most / least) ** sizes.random())
+            code = self.backend.put(f"{prefix}{index}", made(seed + index, length), {})
+            codes[code] = codes.get(code, 0) + 1
+            total += length
+        return {"codes": codes, "bytes": total}
+
     def survey(self, prefix, count, length, seed):
         """Reads them again: right, wrong, missing."""
         right = wrong = missing = 0

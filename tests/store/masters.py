@@ -88,6 +88,13 @@ class Master:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.read().decode("utf-8", "replace")
 
+    def metric(self, name):
+        """The value of one metric without labels."""
+        for line in self.get("/metrics").splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise Failed(f"no metric {name}")
+
     def kill(self):
         if self.process is not None:
             try:
