@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
 use crate::limits;
-use crate::pool::segment::{ClientStatus, Pong};
+use crate::pool::segment::{ClientStatus, Pong, SegmentEvent};
 use crate::time::Deadline;
 
 use super::client::Shared;
@@ -19,6 +19,11 @@ pub(super) struct Attendant(JoinHandle<()>);
 
 /// A native master answers at once only with news; one that does so without any is slowed down.
 const QUICK: Duration = Duration::from_millis(20);
+/// Completed objects are only noted, so they are gathered for this long instead of costing a call
+/// each; what is gone is acknowledged at once, because its room is waited for.
+const GATHER: Duration = Duration::from_millis(10);
+/// More news than this are not gathered any longer.
+const GATHERED_MAX: usize = 256;
 /// Time for one sign of life.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for mounting all segments again and reporting what they hold.
@@ -84,7 +89,12 @@ fn news(shared: &Shared) -> Result<Duration> {
     if is_new_life && life_before.is_some() {
         log::info!("the master was restarted; it is told of {} objects", held.len());
     }
-    let had_news = !events.events.is_empty();
+    let is_gone = |event: &SegmentEvent| matches!(event, SegmentEvent::Gone { .. });
+    let pause = match events.events.len() {
+        0 => QUICK,
+        count if count > GATHERED_MAX || events.events.iter().any(is_gone) => Duration::ZERO,
+        _ => GATHER,
+    };
     if is_known {
         held.meet(events.master_life);
         held.take(events.events, events.last);
@@ -93,7 +103,7 @@ fn news(shared: &Shared) -> Result<Duration> {
     if !is_known {
         remount(shared, Some(events.master_life))?;
     }
-    Ok(if had_news { Duration::ZERO } else { QUICK })
+    Ok(pause)
 }
 
 /// A sign of life as upstream gives it.
