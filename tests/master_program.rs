@@ -143,7 +143,7 @@ fn what_cannot_be_ends_with_one_and_says_why() {
     let wrong = folder.file("wrong.json", r#"{"enable_ha": "true"}"#);
     let other = folder.file("other.toml", "rpc_port = 5\n");
     for (arguments, words) in [
-        (&["--enable_gc"][..], "ERROR: unknown command line flag 'enable_gc'\n"),
+        (&["--enable_gcc"][..], "ERROR: unknown command line flag 'enable_gcc'\n"),
         (&["--rpc_port=x"], "ERROR: illegal value 'x' specified for int32 flag 'rpc_port'\n"),
         (&["--client_ttl="], "ERROR: illegal value '' specified for int64 flag 'client_ttl'\n"),
         (
