@@ -161,8 +161,7 @@ impl Served {
             Err(Broken::Memory { error, .. }) => {
                 // A promised payload cannot be sent: only the end of the connection says so.
                 log::debug!("tcp: reply to {} given up: {error}", self.peer);
-                self.reset();
-                Verdict::Close
+                self.break_off(epoll, token)
             }
         }
     }
@@ -297,6 +296,25 @@ impl Served {
             self.last_progress = Instant::now();
         }
         Ok(done)
+    }
+
+    /// Ends the connection in the middle of a reply. A native peer knows by its length that it was
+    /// cut, and charges the request at fault alone, if all replies before it arrive; a reset would
+    /// throw those away. Upstream's peers might take an orderly end for success.
+    fn break_off(&mut self, epoll: &Epoll, token: u64) -> Verdict {
+        if !matches!(self.phase, Phase::Native(_)) {
+            self.reset();
+            return Verdict::Close;
+        }
+        self.output.clear();
+        self.finish();
+        let Some(stream) = &self.stream else { return Verdict::Close };
+        let is_ended = stream.shutdown(Shutdown::Write).is_ok();
+        if is_ended && self.watch(epoll, token) {
+            Verdict::Keep
+        } else {
+            Verdict::Close
+        }
     }
 
     fn reset(&mut self) {
