@@ -6,7 +6,6 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use mooncake::error::ErrorKind;
 
 use common::engines::{buffer, engine_with, request, Kind, PATIENCE};
 use common::guarded::Guarded;
+use common::ports::free_port;
 use common::process::eventually;
 use common::random::Random;
 use common::relay::{Faults, Relay};
@@ -423,9 +423,7 @@ impl Target {
     }
 
     fn fresh() -> Target {
-        // A port outside the range that engines draw from.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Target::start(port)
+        Target::start(free_port())
     }
 
     fn name(&self) -> String {

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
 
+#[path = "common/ports.rs"]
+#[allow(unreachable_pub, clippy::unwrap_used, clippy::panic)] // A failed test is a panic.
+mod ports;
 #[path = "common/upstream_master.rs"]
 mod upstream_master;
 

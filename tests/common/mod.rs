@@ -6,6 +6,7 @@
 pub mod engines;
 pub mod fake_peer;
 pub mod guarded;
+pub mod ports;
 pub mod process;
 pub mod random;
 pub mod raw;

@@ -2,10 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::ports::free_port;
 
 const VERSION: &str = "0.3.7.post2";
 
@@ -30,7 +32,7 @@ pub struct UpstreamMaster {
 impl UpstreamMaster {
     /// Starts one on free ports.
     pub fn start(wheel: &Path, flags: &[&str]) -> UpstreamMaster {
-        // Free a moment ago: another program may take one meanwhile, hence the tries.
+        // A program that reserves nothing may have taken one meanwhile, hence the tries.
         for _ in 0..5 {
             let [rpc, metrics] = [(); 2].map(|()| free_port());
             let child = Command::new(wheel.join("mooncake/mooncake_master"))
@@ -65,8 +67,4 @@ impl Drop for UpstreamMaster {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -12,6 +12,9 @@ mod engines;
 mod lifetime;
 mod names;
 mod outage;
+#[path = "../common/ports.rs"]
+#[allow(unreachable_pub, clippy::unwrap_used, clippy::panic)] // A failed test is a panic.
+mod ports;
 mod refresh;
 mod servers;
 mod stores;

@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 
 import kinds
+from harness.ports import free_port
 from harness.report import Skip
 
 START_SECONDS = 60
@@ -39,13 +40,6 @@ def enter(namespace):
     with open(f"/var/run/netns/{namespace}", "rb") as handle:
         if LIBC.setns(handle.fileno(), CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"cannot enter the namespace {namespace}")
-
-
-def free_port(host):
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 def bracketed(host):

@@ -10,8 +10,9 @@ import urllib.error
 import urllib.request
 
 from common import CHILD_SECONDS, OURS, TREE, Memory, engine, environment, equal, last, peer
+from harness.ports import free_port
 from harness.report import Failed, expect
-from masters import Master, free_port
+from masters import Master
 
 MIB = 1 << 20
 

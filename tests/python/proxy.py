@@ -6,8 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from common import equal
+from harness.ports import free_port
 from harness.report import expect
-from masters import free_port
 from programs import Program, ask, until_served
 
 KEY = "secret"

@@ -15,17 +15,12 @@ TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TREE / "tests"), str(TREE / "tests" / "peers")]
 
 import wheels  # noqa: E402
+from harness.ports import free_port  # noqa: E402
 from harness.report import Failed, Skip  # noqa: E402
 
 LOGS = TREE / "build" / "peer-logs"
 START_SECONDS = 20
 OLD = "0.3.7.post2"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wheel():
