@@ -10,7 +10,7 @@ use mooncake::engine::{
 use super::guarded::Guarded;
 
 /// Nothing in these tests takes longer unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A configuration that stays on this host.
 pub fn config() -> EngineConfig {
@@ -18,7 +18,7 @@ pub fn config() -> EngineConfig {
         local_name: "127.0.0.1".into(),
         bind_address: Some("127.0.0.1".into()),
         // Under heavy load of the machine nothing may time out by accident.
-        transfer_timeout_ms: 60_000,
+        transfer_timeout_ms: 120_000,
         ..EngineConfig::default()
     }
 }

@@ -92,18 +92,27 @@ def settle(writer, reader, *objects):
         eventually(f"{key} has settled", lambda: reader.call("get", key=key)["got"] == wanted)
 
 
+def gets(peer, key, wanted, what):
+    """What upstream's client has copied when its lease is over it does not give out: on a busy
+    machine it is asked again. Ours reads again on its own."""
+    if "-upstream-" in peer.label:
+        eventually(what, lambda: peer.call("get", key=key)["got"] == wanted)
+    else:
+        same(peer.call("get", key=key)["got"], wanted, what)
+
+
 def singles(writer, reader):
     for number, length in enumerate([1, 17, 4096, 100_000, MIB, CUT - 1, CUT, CUT + 1]):
         key = f"single/{number}/ä {length}"
         same(writer.call("put", key=key, seed=number, length=length)["code"], 0, f"put {length}")
         settle(writer, reader, key, look(number, length))
         for peer in (reader, writer):
-            same(peer.call("get", key=key)["got"], look(number, length), f"get {length}")
+            gets(peer, key, look(number, length), f"get {length}")
         same(reader.call("size", key=key)["code"], length, "size")
         # Putting again is accepted or refused, and changes nothing.
         again = writer.call("put", key=key, seed=99, length=5)["code"]
         expect(again in (0, EXISTS), f"put again: {again}")
-        same(reader.call("get", key=key)["got"], look(number, length), f"get {length} again")
+        gets(reader, key, look(number, length), f"get {length} again")
         if length > MIB:
             past_lease()
             same(writer.call("remove", key=key)["code"], 0, "remove")
