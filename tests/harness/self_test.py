@@ -3,10 +3,12 @@
 import pathlib
 import sys
 import tempfile
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from harness import command, totals  # noqa: E402
+import suites  # noqa: E402
+from harness import command, lanes, totals  # noqa: E402
 from harness.report import Report, expect  # noqa: E402
 
 
@@ -94,17 +96,60 @@ def command_is_bounded():
     expect(False, "sleep was not ended")
 
 
+def command_can_be_given_up():
+    give_up = threading.Event()
+    threading.Timer(0.2, give_up.set).start()
+    try:
+        command.run(["sleep", "60"], 60, print, "/", None, give_up)
+    except command.Interrupted:
+        return
+    expect(False, "sleep was not ended")
+
+
 def command_tells_its_status():
     seen = []
     status = command.run(["sh", "-c", "echo one; echo two >&2; exit 3"], 30, seen.append, "/", None)
     check((status, seen), (3, ["one", "two"]))
 
 
+def shell(name, text, alone=False, after_build=False):
+    step = suites.Step(["sh", "-c", text], totals.Lines(name), 30)
+    return suites.Suite(name, [step], alone=alone, after_build=after_build)
+
+
+def lanes_keep_order_and_count():
+    with tempfile.TemporaryDirectory() as folder:
+        good = "echo ok it; echo end {0} 1 passed, 0 failed, 0 skipped"
+        asked = [shell("b", good.format("b")), shell("a", good.format("a"), alone=True),
+                 shell("c", "echo not ok it; echo end c 0 passed, 1 failed, 0 skipped"),
+                 shell("d", "", after_build=True)]
+        shown = []
+        runner = lanes.Runner(folder, None, lambda text, flush: shown.append(text))
+        outcomes = [(one.name, str(one.counts)) for one in runner.run_all(asked)]
+        check(outcomes, [("a", "1 passed, 0 failed, 0 skipped"),
+                         ("b", "1 passed, 0 failed, 0 skipped"),
+                         ("c", "0 passed, 1 failed, 0 skipped"),
+                         ("d", "0 passed, 0 failed, 1 skipped")])
+        expect(any(text.split() == ["c", "not", "ok", "it"] for text in shown), shown)
+
+
+def lanes_run_side_by_side():
+    """Two suites that each wait for the other's file end only when both run at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        wait = "touch {0}; until [ -e {1} ]; do sleep 0.02; done; echo ok it; " \
+               "echo end {0} 1 passed, 0 failed, 0 skipped"
+        runner = lanes.Runner(folder, None, lambda text, flush: None)
+        outcomes = runner.run_all([shell("x", wait.format("x", "y")),
+                                   shell("y", wait.format("y", "x"))])
+        check([one.counts.passed for one in outcomes], [1, 1])
+
+
 def main():
     report = Report("harness")
     for test in (cargo_counts, cargo_crashed_binary, cargo_torn_line, cargo_skipped_part,
                  cargo_without_tests, lines_counts, ctest_counts, command_is_bounded,
-                 command_tells_its_status):
+                 command_can_be_given_up, command_tells_its_status, lanes_keep_order_and_count,
+                 lanes_run_side_by_side):
         report.run(test.__name__, test)
     return report.finish()
 
