@@ -236,7 +236,8 @@ fn found_meanwhile(
     now: Instant,
 ) -> Option<u64> {
     let Parked { slice, error, .. } = parked;
-    if error.kind() != ErrorKind::RemoteRange || slice.is_cancelled() || now >= slice.deadline {
+    let is_over = slice.is_cancelled() || now >= slice.deadline;
+    if error.kind() != ErrorKind::RemoteRange || slice.is_pinned || is_over {
         return None;
     }
     match state?.find(slice.remote_address, slice.length, slice.operation) {
@@ -267,7 +268,7 @@ impl Iterator for Fitted {
 }
 
 /// Hands slices to the present route again.
-fn send(shared: &Shared, segment: &Segment, mut slices: Vec<Slice>) {
+fn send(shared: &Shared, segment: &Segment, slices: Vec<Slice>) {
     if slices.is_empty() {
         return;
     }
@@ -275,14 +276,21 @@ fn send(shared: &Shared, segment: &Segment, mut slices: Vec<Slice>) {
     match segment.state() {
         Ok(state) => {
             // Another repair may have found the peer elsewhere, or with another registration.
-            for slice in &mut slices {
+            let mut fresh = Vec::with_capacity(slices.len());
+            for mut slice in slices {
                 let found = state.find(slice.remote_address, slice.length, slice.operation);
-                if let Found::Key(key) = found {
-                    slice.remote_key = key;
+                match found {
+                    Found::Key(key) if slice.is_pinned && key != slice.remote_key => {
+                        slice.fail(registered_anew().with("segment", &segment.name));
+                        continue;
+                    }
+                    Found::Key(key) => slice.remote_key = key,
+                    Found::Missing | Found::Denied => {}
                 }
+                fresh.push(slice);
             }
             let bytes_max = state.route.split_rule().slice_bytes_max.max(1);
-            let mut fitted = Fitted { slices: slices.into_iter(), rest: None, bytes_max };
+            let mut fitted = Fitted { slices: fresh.into_iter(), rest: None, bytes_max };
             state.route.submit(&mut fitted, Driver::Threads);
         }
         Err(error) => {
@@ -311,6 +319,10 @@ fn revise(
                 slice.fail(error);
                 return None;
             }
+            if slice.is_pinned && key != slice.remote_key {
+                slice.fail(registered_anew().with("first", &error));
+                return None;
+            }
             slice.remote_key = key;
             Some(slice)
         }
@@ -328,6 +340,11 @@ fn revise(
             None
         }
     }
+}
+
+fn registered_anew() -> Error {
+    let text = "the peer has registered the buffer anew since the request began";
+    Error::new(ErrorKind::RemoteRange, text)
 }
 
 pub(super) fn timed_out(error: &Error) -> Error {

@@ -18,6 +18,7 @@ mod plan;
 mod questions;
 mod registry;
 mod remote;
+mod renew;
 mod segment;
 mod submit;
 mod topology;

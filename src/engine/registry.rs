@@ -98,6 +98,24 @@ impl Registry {
         }
     }
 
+    /// Replaces a buffer by the same range with other keys, without a moment in which it is absent;
+    /// returns the one before, which is not closed yet.
+    pub(super) fn replace(
+        &self,
+        region: Arc<Region>,
+        keys: Vec<RegionKeys>,
+    ) -> Option<Arc<Region>> {
+        let mut entries = self.entries.write();
+        let entry = entries.get_mut(&region.address())?;
+        entry.keys = keys;
+        Some(std::mem::replace(&mut entry.region, region))
+    }
+
+    /// The buffer that starts at `address`.
+    pub(super) fn at(&self, address: usize) -> Option<Arc<Region>> {
+        self.entries.read().get(&address).map(|entry| Arc::clone(&entry.region))
+    }
+
     /// Number of registrations of the buffer that starts at `address`.
     pub(super) fn count(&self, address: usize) -> Option<u32> {
         self.entries.read().get(&address).map(|entry| entry.count)
@@ -250,6 +268,21 @@ mod tests {
         ] {
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::RemoteRange);
         }
+    }
+
+    #[test]
+    fn a_renewed_buffer_is_reached_by_its_new_key_only() {
+        let registry = Registry::default();
+        let before = add(&registry, 0x1000, 0x1000, Access::ALL);
+        let after = Arc::new(Region::new(0x1000, 0x1000, "*", Access::ALL, 8).unwrap());
+        let old = registry.replace(Arc::clone(&after), Vec::new()).unwrap();
+        assert!(Arc::ptr_eq(&old, &before));
+        let find = |key| registry.find_remote(0x1000, 8, Operation::Write, Some(key));
+        assert_eq!(find(7).unwrap_err().kind(), ErrorKind::RemoteRange);
+        assert!(Arc::ptr_eq(&find(8).unwrap(), &after));
+        assert!(Arc::ptr_eq(&registry.at(0x1000).unwrap(), &after));
+        let elsewhere = Arc::new(Region::new(0x3000, 0x1000, "*", Access::ALL, 9).unwrap());
+        assert!(registry.replace(elsewhere, Vec::new()).is_none());
     }
 
     #[test]

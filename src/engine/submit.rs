@@ -95,7 +95,15 @@ impl Batch {
         notification: Option<Notification>,
     ) -> Result<()> {
         let Owner { shared, batch } = &*self.0;
-        submit(shared, batch, requests, timeout, notification, Driver::Threads)
+        let how = How { timeout, driver: Driver::Threads, is_pinned: false };
+        submit(shared, batch, requests, how, notification)
+    }
+
+    /// Starts the requests as [`super::Engine::transfer_pinned`] does.
+    pub fn submit_pinned(&self, requests: &[Request], timeout: Option<Duration>) -> Result<()> {
+        let Owner { shared, batch } = &*self.0;
+        let how = How { timeout, driver: Driver::Threads, is_pinned: true };
+        submit(shared, batch, requests, how, None)
     }
 
     /// Moves what can be moved now and tells how far the batch is. Never blocks.
@@ -200,11 +208,24 @@ pub(super) fn transfer(
     requests: &[Request],
     timeout: Option<Duration>,
 ) -> Result<()> {
+    transfer_how(shared, requests, How { timeout, driver: Driver::Caller, is_pinned: false })
+}
+
+/// The same, without another key than the one that is known now.
+pub(super) fn transfer_pinned(
+    shared: &Arc<Shared>,
+    requests: &[Request],
+    timeout: Option<Duration>,
+) -> Result<()> {
+    transfer_how(shared, requests, How { timeout, driver: Driver::Caller, is_pinned: true })
+}
+
+fn transfer_how(shared: &Arc<Shared>, requests: &[Request], how: How) -> Result<()> {
     if requests.is_empty() {
         return shared.ensure_open();
     }
     let batch = borrow_batch(shared, requests.len())?;
-    let outcome = transfer_with(shared, &batch, requests, timeout);
+    let outcome = transfer_with(shared, &batch, requests, how);
     if batch.core.is_done() && reset(&batch).is_ok() {
         give_back(shared, batch);
     }
@@ -215,11 +236,11 @@ fn transfer_with(
     shared: &Arc<Shared>,
     batch: &Arc<BatchShared>,
     requests: &[Request],
-    timeout: Option<Duration>,
+    how: How,
 ) -> Result<()> {
     let bytes: u64 = requests.iter().fold(0, |sum, r| sum.saturating_add(r.length));
-    let deadline = deadline_for(shared, timeout, bytes, Instant::now());
-    submit(shared, batch, requests, timeout, None, Driver::Caller)?;
+    let deadline = deadline_for(shared, how.timeout, bytes, Instant::now());
+    submit(shared, batch, requests, how, None)?;
     if !batch.core.is_done() {
         let used = used(batch);
         shared.wait(&batch.core, &used, deadline);
@@ -267,14 +288,22 @@ fn deadline_for(shared: &Shared, timeout: Option<Duration>, bytes: u64, now: Ins
     now + timeout.saturating_add(Duration::from_nanos(bytes)).min(limits::TIMEOUT_MAX)
 }
 
+/// How requests are carried out.
+#[derive(Clone, Copy)]
+struct How {
+    timeout: Option<Duration>,
+    driver: Driver,
+    is_pinned: bool,
+}
+
 fn submit(
     shared: &Arc<Shared>,
     batch: &Arc<BatchShared>,
     requests: &[Request],
-    timeout: Option<Duration>,
+    how: How,
     notification: Option<Notification>,
-    driver: Driver,
 ) -> Result<()> {
+    let How { timeout, driver, is_pinned } = how;
     shared.ensure_open()?;
     if let Some(notification) = &notification {
         notification.check()?;
@@ -316,6 +345,7 @@ fn submit(
             index: first + index,
             segment: None,
             timeout,
+            is_pinned,
             now,
             current: None,
             recent: known.region.take(),
@@ -424,6 +454,7 @@ struct Slices<'a> {
     index: usize,
     segment: Option<(&'a Arc<Segment>, &'a SegmentState)>,
     timeout: Option<Duration>,
+    is_pinned: bool,
     now: Instant,
     current: Option<Current<'a>>,
     /// The local region of the last request.
@@ -450,7 +481,7 @@ impl Slices<'_> {
     /// A slice of the current request, whose region is the most recent one.
     fn make(&self, current: &Current<'_>, offset: u64, length: u64) -> Option<Slice> {
         let region = Arc::clone(self.recent.as_ref()?);
-        Some(Slice::new(
+        let mut slice = Slice::new(
             current.request.operation,
             current.request.segment.0,
             region,
@@ -461,7 +492,9 @@ impl Slices<'_> {
             current.deadline,
             Arc::clone(self.tasks),
             current.task,
-        ))
+        );
+        slice.is_pinned = self.is_pinned;
+        Some(slice)
     }
 
     /// Starts the next request; true if it has slices for the route.

@@ -177,6 +177,9 @@ pub struct Slice {
     pub deadline: Instant,
     /// Attempts that failed so far.
     pub attempts: u32,
+    /// The key may not be replaced by a later one: what the peer has registered since is not what
+    /// the owner was allowed to touch.
+    pub is_pinned: bool,
     owner: Option<(Arc<dyn Tasks>, u32)>,
 }
 
@@ -205,6 +208,7 @@ impl Slice {
             length,
             deadline,
             attempts: 0,
+            is_pinned: false,
             owner: Some((tasks, task)),
         }
     }
@@ -239,6 +243,7 @@ impl Slice {
             length: bytes,
             deadline: self.deadline,
             attempts: self.attempts,
+            is_pinned: self.is_pinned,
             owner: self.owner.clone(),
         };
         self.local_address += bytes;
