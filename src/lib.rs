@@ -24,6 +24,9 @@ pub mod pool;
 pub mod rpc;
 pub mod store;
 mod sys;
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+mod test_skip;
 pub mod time;
 pub mod topology;
 pub mod transport;

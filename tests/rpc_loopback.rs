@@ -10,6 +10,8 @@ mod calls;
 mod random;
 #[path = "common/rpc_service.rs"]
 mod rpc_service;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
@@ -280,7 +282,7 @@ fn several_ports_and_both_families() {
     let server = match Server::start(ServerOptions::default(), &ports, Arc::clone(&dynamic)) {
         Ok(server) => server,
         Err(error) if error.context("address") == Some("::1") => {
-            eprintln!("skipped: no IPv6 on this host: {error}");
+            skip::skipped(format_args!("no IPv6 on this host: {error}"));
             return;
         }
         Err(error) => panic!("{error}"),

@@ -6,6 +6,8 @@
 #[path = "common/ports.rs"]
 #[allow(unreachable_pub, clippy::unwrap_used, clippy::panic)] // A failed test is a panic.
 mod ports;
+#[path = "common/skip.rs"]
+mod skip;
 #[path = "common/upstream_master.rs"]
 mod upstream_master;
 
@@ -109,7 +111,7 @@ fn start(flags: &[&str]) -> Option<UpstreamMaster> {
     match upstream_master::wheel() {
         Ok(wheel) => Some(UpstreamMaster::start(&wheel, flags)),
         Err(reason) => {
-            eprintln!("skipped: no upstream master: {reason}");
+            skip::skipped(format_args!("no upstream master: {reason}"));
             None
         }
     }

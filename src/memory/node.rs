@@ -70,7 +70,7 @@ mod tests {
         let address = bytes.as_ptr() as usize;
         // A kernel without nodes, or a sandbox, may not answer; if it does, it names a real node.
         let Some(node) = node_of(address, bytes.len()) else {
-            println!("skipped: the kernel does not say where pages are");
+            crate::test_skip::skipped("the kernel does not say where pages are");
             return;
         };
         let online = nodes("/sys/devices/system/node/online");

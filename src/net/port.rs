@@ -272,7 +272,7 @@ mod tests {
             assert!(only_v4.local_addr().unwrap().is_ipv4());
         });
         if !ran {
-            eprintln!("skipped: no network namespace for this user");
+            crate::test_skip::skipped("no network namespace for this user");
         }
     }
 
@@ -298,7 +298,7 @@ mod tests {
             }
         });
         if !ran {
-            eprintln!("skipped: no network namespace for this user");
+            crate::test_skip::skipped("no network namespace for this user");
         }
     }
 

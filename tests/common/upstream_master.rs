@@ -17,10 +17,12 @@ pub fn wheel() -> Result<PathBuf, String> {
     let output = Command::new("python3").arg(fetch).arg(VERSION).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("python3: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    match text.lines().find_map(|line| line.strip_prefix(&format!("ready {VERSION} in "))) {
-        Some(folder) => Ok(PathBuf::from(folder)),
-        None => Err(text.trim().to_owned()),
-    }
+    // "ok wheel/VERSION FOLDER (SECONDS)"
+    let folder = text.lines().find_map(|line| {
+        let told = line.strip_prefix(&format!("ok wheel/{VERSION} "))?;
+        told.rsplit_once(" (").map(|(folder, _)| PathBuf::from(folder))
+    });
+    folder.ok_or_else(|| text.trim().to_owned())
 }
 
 /// Killed when dropped.

@@ -17,6 +17,8 @@ mod outage;
 mod ports;
 mod refresh;
 mod servers;
+#[path = "../common/skip.rs"]
+mod skip;
 mod stores;
 mod suite;
 mod table;

@@ -8,6 +8,7 @@ use mooncake::error::{Error, ErrorKind};
 
 use crate::engines::{config, request, spec, tcp_engine};
 use crate::servers;
+use crate::skip;
 use crate::stores::PATIENCE;
 
 /// The longest name there is.
@@ -197,6 +198,6 @@ fn no_address_at_all() {
         true
     });
     if !ran.join().unwrap() {
-        servers::skipped("a host without addresses", "no network namespace for this user");
+        skip::skipped("no network namespace for this user");
     }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use mooncake::metadata::http_server::{MetadataServer, ServerOptions};
 
 use crate::servers;
+use crate::skip;
 use crate::wire::{connect, request, request_with};
 
 const PATH: &str = "/metadata?key=";
@@ -159,7 +160,7 @@ fn hosts_to_listen_on() {
         true
     });
     if !ran.join().unwrap() {
-        servers::skipped("hosts to listen on", "no network namespace for this user, or no ip");
+        skip::skipped("no network namespace for this user, or no ip");
     }
 }
 

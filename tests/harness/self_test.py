@@ -54,6 +54,15 @@ def cargo_skipped_part():
     check(read(totals.Cargo("rust"), part, 101), (3, 1, 2))
 
 
+def cargo_skipped_test():
+    whole = CARGO.replace("test a::b ... ok", "SKIPPED a::b: no: IPv6\ntest a::b ... ok")
+    check(read(totals.Cargo("rust"), whole, 101), (2, 1, 2))
+    torn = CARGO.replace("test a::b ... ok", "test a::b ... SKIPPED a::b: no IPv6\nok")
+    reader = totals.Cargo("rust")
+    check(read(reader, torn, 101), (2, 1, 2))
+    expect(reader.totals.skipped[0] == ("a::b", "no IPv6"), reader.totals.skipped)
+
+
 def cargo_without_tests():
     check(read(totals.Cargo("rust"), "error: could not compile", 101), (0, 1, 0))
     check(read(totals.Cargo("rust"), "", 0), (0, 1, 0))
@@ -147,9 +156,9 @@ def lanes_run_side_by_side():
 def main():
     report = Report("harness")
     for test in (cargo_counts, cargo_crashed_binary, cargo_torn_line, cargo_skipped_part,
-                 cargo_without_tests, lines_counts, ctest_counts, command_is_bounded,
-                 command_can_be_given_up, command_tells_its_status, lanes_keep_order_and_count,
-                 lanes_run_side_by_side):
+                 cargo_skipped_test, cargo_without_tests, lines_counts, ctest_counts,
+                 command_is_bounded, command_can_be_given_up, command_tells_its_status,
+                 lanes_keep_order_and_count, lanes_run_side_by_side):
         report.run(test.__name__, test)
     return report.finish()
 

@@ -102,13 +102,15 @@ def split_name(text):
 class Cargo:
     """`cargo test --no-fail-fast`: one `test result:` line for every binary it runs.
 
-    A test that lacks something for a part of its work says so in a line of its own past the capture
-    of its output, `skip TEST REASON`. The part counts as skipped beside the test.
+    A test that cannot run here says so past the capture of its output, `SKIPPED TEST: REASON`
+    (`tests/common/skip.rs`), and counts as skipped, not as passed, as which cargo sees it. One that
+    lacks something for a part of its work says `skip TEST REASON`; the part counts beside the test.
     """
 
     RUNNING = re.compile(r"\s+(?:Running|Doc-tests) (.+)$")
     TEST = re.compile(r"test (\S+)(?: - .*)? \.\.\. (FAILED|ignored)(?:, (.*))?$")
     PART = re.compile(r"skip (\S+) (.+)$")
+    WHOLE = re.compile(r"(?:^|.* \.\.\. )SKIPPED (\S+): (.+)$")
     RESULT = re.compile(r"test result: \S+ (\d+) passed; (\d+) failed; (\d+) ignored;")
 
     def __init__(self, name):
@@ -116,6 +118,7 @@ class Cargo:
         self.totals = Totals()
         self.binary = None
         self.failed_before = 0
+        self.whole = []
 
     def line(self, text):
         totals = self.totals
@@ -123,6 +126,11 @@ class Cargo:
             self._lost_binary()
             self.binary = match.group(1)
             self.failed_before = len(totals.failed)
+            self.whole = []
+        elif match := self.WHOLE.match(text):
+            if match.group(1) not in self.whole:
+                self.whole.append(match.group(1))
+                totals.skip(*match.groups())
         elif match := self.TEST.match(text):
             test, result, reason = match.groups()
             if result == "FAILED":
@@ -132,7 +140,8 @@ class Cargo:
         elif match := self.PART.match(text):
             totals.skip(*match.groups())
         elif match := self.RESULT.match(text):
-            totals.passed += int(match.group(1))
+            totals.passed += max(0, int(match.group(1)) - len(self.whole))
+            self.whole = []
             # A test that prints can break the line that names it; the sum still counts.
             for _ in range(int(match.group(2)) - (len(totals.failed) - self.failed_before)):
                 totals.fail(self.binary or self.name, "a failed test whose name was not seen")
