@@ -35,6 +35,8 @@ use crate::time::Deadline;
 const SUMMARY_PAUSE: Duration = Duration::from_secs(10);
 /// Pause between two looks at the size of the journal.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a journal that was given up is tried again.
+const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 /// Calls under way are given so long when the process is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of the pages that the kernel holds until they are taken.
@@ -83,7 +85,10 @@ impl Process {
         if let Some(journal) = &journal {
             let (keys, segments) = (state.totals().keys, state.totals().segments);
             log::info!("journal: {keys} objects, {segments} segments of the life before");
-            journal.begin(&state, now)?;
+            // One that has no room now is tried again later; a restart does not wait for that.
+            if let Err(error) = journal.begin(&state, now) {
+                log::error!("no journal at present: {error}");
+            }
         }
         let master = Master::new(state, inbox);
         let options = ServerOptions {
@@ -138,7 +143,8 @@ impl Process {
         if let Some(journal) = journal {
             let (master, ending) = (Arc::clone(&self.master), Arc::clone(&self.ending));
             self.threads.push(thread::spawn("mc-journal", move || {
-                ending.every(JOURNAL_PAUSE, || look_after(&journal, &master));
+                let mut retry_at = None;
+                ending.every(JOURNAL_PAUSE, || look_after(&journal, &master, &mut retry_at));
             })?);
         }
         Ok(())
@@ -288,7 +294,16 @@ fn open_journal(journal: &config::Journal) -> Result<Option<(Journal, Image)>> {
     }
 }
 
-fn look_after(journal: &Journal, master: &Master) {
+fn look_after(journal: &Journal, master: &Master, retry_at: &mut Option<Instant>) {
+    let now = Instant::now();
+    if !journal.is_alive() {
+        // The disk is given time; a try costs a snapshot.
+        if now >= *retry_at.get_or_insert(now + JOURNAL_RETRY) {
+            *retry_at = None;
+            journal.revive(master.state(), now);
+        }
+        return;
+    }
     if journal.is_due() {
         if let Err(error) = journal.compact(master.state(), Instant::now()) {
             log::error!("{error}");

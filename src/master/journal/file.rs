@@ -9,7 +9,8 @@
 //! A journal that lacks its end is worse than none: it would bring back objects whose ranges hold
 //! others by now. So a journal that cannot be written is deleted before anybody is answered, one
 //! that is damaged, of a later version, or not synced and of another boot of the host, is not read,
-//! and a master that runs without one deletes what it finds ([`discard`]).
+//! and a master that runs without one deletes what it finds ([`discard`]). One that was deleted
+//! because its disk was full begins anew with a snapshot when there is room ([`Journal::revive`]).
 //!
 //! Any thread may call; the two locks are taken in the order `output`, `pending`.
 
@@ -313,14 +314,52 @@ impl Journal {
         let number = {
             let mut output = self.output.lock();
             self.write_pending(&mut output)?;
-            let number = output.number + 1;
-            let path = self.folder.join(name(Kind::Log, number));
-            let mut log = File::create(&path).map_err(|e| failed("cannot be begun", &path, e))?;
-            log.write_all(&self.header(number)).map_err(|e| failed("cannot grow", &path, e))?;
-            *output = Output { number, log: Some(log) };
-            self.log_bytes.store(0, Ordering::Relaxed);
-            number
+            self.begin_log(&mut output)?
         };
+        self.replace_snapshot(number, state, now)
+    }
+
+    /// Begins anew what was given up, if it can be written again; to be called now and then, from
+    /// the thread that compacts. True if records are kept from now on.
+    pub fn revive(&self, state: &State, now: Instant) -> bool {
+        if !self.begun.load(Ordering::Acquire) || !self.dead.load(Ordering::Acquire) {
+            return false;
+        }
+        // A record that is left out here is of a change that the snapshot below shows: changes are
+        // recorded under the locks under which they are made.
+        let begun = state.while_nothing_is_mounted(|| {
+            let mut output = self.output.lock();
+            let number = self.begin_log(&mut output)?;
+            self.pending.lock().clear();
+            self.dead.store(false, Ordering::Release);
+            Ok(number)
+        });
+        match begun.and_then(|number| self.replace_snapshot(number, state, now)) {
+            Ok(()) => {
+                log::info!("the journal is kept again");
+                true
+            }
+            Err(error) => {
+                log::debug!("the journal is not begun again: {error}");
+                self.dead.store(true, Ordering::Release);
+                // What is left of the try is no journal; the next one does the same.
+                let _ = discard(&self.folder);
+                false
+            }
+        }
+    }
+
+    fn begin_log(&self, output: &mut Output) -> Result<u64> {
+        let number = output.number + 1;
+        let path = self.folder.join(name(Kind::Log, number));
+        let mut log = File::create(&path).map_err(|e| failed("cannot be begun", &path, e))?;
+        log.write_all(&self.header(number)).map_err(|e| failed("cannot grow", &path, e))?;
+        *output = Output { number, log: Some(log) };
+        self.log_bytes.store(0, Ordering::Relaxed);
+        Ok(number)
+    }
+
+    fn replace_snapshot(&self, number: u64, state: &State, now: Instant) -> Result<()> {
         let path = self.folder.join(name(Kind::Snapshot, number));
         let beside = path.with_extension(format!("{number}.new"));
         let bytes = self.write_snapshot(&beside, number, state, now).inspect_err(|_| {

@@ -270,6 +270,12 @@ impl State {
         }
     }
 
+    /// Does something while no segment comes or goes.
+    pub(crate) fn while_nothing_is_mounted<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _mounting = self.mounting.lock();
+        act()
+    }
+
     fn greet(&self, version: u32) -> crate::pool::outcome::Outcome<Greeting> {
         if version == 0 {
             return Err(Refusal::INVALID_VERSION);

@@ -239,6 +239,37 @@ fn a_journal_that_cannot_be_written_is_deleted_and_the_service_goes_on() {
 }
 
 #[test]
+fn a_journal_that_was_given_up_begins_anew_when_there_is_room() {
+    let folder = Folder::new("room");
+    let (journal, state, _) = start(&folder.0);
+    mount(&state);
+    put(&state, 1);
+    journal.flush();
+    assert!(!journal.revive(&state, Instant::now()), "it works, so there is nothing to revive");
+    journal.output.lock().log = Some(fs::File::create("/dev/full").unwrap());
+    put(&state, 2);
+    journal.flush();
+    assert!(!journal.is_alive());
+    // While it is dead the index goes on.
+    put(&state, 3);
+    let next = journal.output.lock().number + 1;
+    let log = folder.0.join(super::name(Kind::Log, next));
+    std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+    assert!(!journal.revive(&state, Instant::now()), "there is no room yet");
+    assert!(!journal.is_alive());
+    assert_eq!(names(&folder.0), []);
+    assert!(journal.revive(&state, Instant::now()));
+    put(&state, 4);
+    journal.flush();
+    assert!(journal.is_alive());
+    drop((journal, state));
+    let (_, _, image) = start(&folder.0);
+    assert_eq!(image.segments.len(), 1);
+    assert_eq!(image.objects.len(), 4);
+    assert!(image.objects.values().all(|object| object.complete));
+}
+
+#[test]
 fn a_folder_has_one_master() {
     let folder = Folder::new("lock");
     let (journal, _) = Journal::open(&folder.0, true).unwrap();
