@@ -195,6 +195,10 @@ pub const STORE_KEY_BYTES_SHOWN: usize = 200;
 pub const STORE_SLICE_BYTES_MAX: u64 = 16_777_200;
 /// Replicas of one object that a reader tries before it gives up.
 pub const STORE_REPLICAS_TRIED_MAX: usize = 8;
+/// Room that a master grants is used within this time from asking, or asked for again. It is less
+/// than what a master waits before it gives up a silent writer, so a writer that stood still
+/// meanwhile does not begin to write by what was taken from it.
+pub const STORE_GRANT_USE_MAX: Duration = Duration::from_millis(1000);
 /// How often a reader looks an object up again whose lease ended during the copy.
 pub const STORE_REREADS_MAX: usize = 4;
 /// Keys of one call to the master; larger batches take several. It keeps answers, with a few

@@ -3,6 +3,8 @@
 //! One thread for each client. It blocks only in calls that end at their deadline or when the
 //! client is closed.
 
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{ErrorKind, Result};
 use crate::limits;
 use crate::pool::segment::{ClientStatus, Pong, SegmentEvent};
+use crate::rpc::message::Events;
 use crate::time::Deadline;
 
 use super::client::Shared;
@@ -80,8 +83,15 @@ fn answered(shared: &Shared) {
 
 /// Waits for news of a native master. Returns the shortest time until the next call.
 fn news(shared: &Shared) -> Result<Duration> {
+    if shared.is_fence_due.load(Ordering::Acquire) {
+        fence(shared)?;
+    }
     let acknowledged = shared.held.lock().acknowledged();
     let events = shared.calls.attend(acknowledged, Deadline::within(CALL_TIMEOUT))?;
+    if events.pong.status != ClientStatus::NeedRemount && tells_of_unfinished(shared, &events) {
+        // What this answer says is taken in only behind the fence: it comes again otherwise.
+        fence(shared)?;
+    }
     let mut held = shared.held.lock();
     let life_before = held.master_life();
     let is_new_life = life_before != Some(events.master_life);
@@ -106,6 +116,35 @@ fn news(shared: &Shared) -> Result<Duration> {
     Ok(pause)
 }
 
+/// A range that is given to others, and was never said to be complete: whoever was to write there
+/// may still be at it.
+fn tells_of_unfinished(shared: &Shared, events: &Events) -> bool {
+    let held = shared.held.lock();
+    let mut told = HashSet::new();
+    events.events.iter().any(|event| match event {
+        SegmentEvent::Completed(object) => {
+            told.insert(object.generation);
+            false
+        }
+        SegmentEvent::Gone { segment, address, generation } => {
+            !told.contains(generation) && !held.knows(*segment, *address, *generation)
+        }
+    })
+}
+
+/// Keeps everybody from writing into the own memory by what the master has granted so far. What
+/// is granted later is found by the new keys.
+fn fence(shared: &Shared) -> Result<()> {
+    shared.is_fence_due.store(true, Ordering::Release);
+    shared.metrics.fences.inc();
+    shared.own.renew();
+    for piece in &shared.own.pieces {
+        shared.mover.renew(piece.segment.base as usize)?;
+    }
+    shared.is_fence_due.store(false, Ordering::Release);
+    Ok(())
+}
+
 /// A sign of life as upstream gives it.
 fn ping(shared: &Shared) -> Result<Duration> {
     let Pong { status, .. } = shared.calls.ping(Deadline::within(CALL_TIMEOUT))?;
@@ -122,6 +161,8 @@ fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
     if shared.gate.is_closed() {
         return Ok(());
     }
+    // The master does not know what it has granted before, or has given that up.
+    fence(shared)?;
     let deadline = Deadline::within(REMOUNT_TIMEOUT);
     shared.metrics.remounts.inc();
     shared.calls.remount(shared.own.segments(), deadline)?;

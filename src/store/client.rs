@@ -55,6 +55,8 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     /// When a sign of life was answered last, and what went wrong since.
     pub(super) pulse: Mutex<Pulse>,
+    /// Peers are to be kept from writing by old grants before the master is spoken to again.
+    pub(super) is_fence_due: AtomicBool,
     /// Ranges that the caller registered, by address; true where the engine knew them already.
     pub(super) registered: Mutex<std::collections::BTreeMap<usize, (usize, bool)>>,
     /// Keeps the port of the name from being chosen by another client of this host.
@@ -442,13 +444,19 @@ impl Shared {
     }
 
     /// Makes moves: those inside this process by a copy while the others travel.
-    pub(super) fn run_moves(&self, moves: &[Move<'_>], deadline: Deadline) -> Vec<Result<()>> {
+    /// Makes all moves; `mounts` is that of the own memory when room for them was asked for.
+    pub(super) fn run_moves(
+        &self,
+        moves: &[Move<'_>],
+        mounts: u64,
+        deadline: Deadline,
+    ) -> Vec<Result<()>> {
         let (near, far): (Vec<usize>, Vec<usize>) =
             (0..moves.len()).partition(|index| self.own.can_copy(&moves[*index]));
         let mut results: Vec<Result<()>> = vec![Ok(()); moves.len()];
         let mut copy = || {
             for index in &near {
-                results[*index] = self.own.copy(&moves[*index]);
+                results[*index] = self.own.copy(&moves[*index], mounts);
             }
         };
         let moved = if far.is_empty() {

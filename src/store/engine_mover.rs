@@ -8,10 +8,12 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::engine::{BufferSpec, Engine, Operation, Request, SegmentId, TaskState};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::memory::Access;
 use crate::time::Deadline;
 
 use super::buffers::{copy, zeroed};
+use super::failure::grant_is_too_old;
 use super::mover::{Direction, Move, Mover};
 use super::plan::Range;
 
@@ -87,7 +89,7 @@ impl EngineMover {
         Ok(id)
     }
 
-    /// A peer that cannot be reached may be gone for good.
+    /// A peer that cannot be reached may be gone for good; one that refuses a range has renewed it.
     fn forget(&self, endpoint: &str) {
         let id = self.segments.lock().remove(endpoint);
         if let Some(id) = id {
@@ -174,14 +176,31 @@ impl EngineMover {
     }
 
     /// Makes moves again whose memory was registered by another call that ended before this one.
-    fn repeat_lost(&self, moves: &[Move<'_>], results: &mut [Result<()>], deadline: Deadline) {
+    fn repeat_lost(
+        &self,
+        moves: &[Move<'_>],
+        results: &mut [Result<()>],
+        deadline: Deadline,
+        puts_until: Instant,
+    ) {
         for (index, wanted) in moves.iter().enumerate() {
             let is_lost = results[index].as_ref().is_err_and(|error| {
                 matches!(error.kind(), ErrorKind::Unregistered | ErrorKind::NotRegistered)
             });
-            if is_lost && !self.is_lasting(wanted.local, wanted.length) {
+            // A late put would go by a key that its owner may have meant for others.
+            let is_late = wanted.direction == Direction::Put && Instant::now() >= puts_until;
+            if is_lost && !is_late && !self.is_lasting(wanted.local, wanted.length) {
                 results[index] = self.move_by_stand_in(wanted, index, deadline);
             }
+        }
+    }
+
+    /// One request. A put goes by the key that is known now, or not at all.
+    fn transfer(&self, request: Request, deadline: Deadline) -> Result<()> {
+        let left = Some(deadline.remaining(Instant::now()));
+        match request.operation {
+            Operation::Write => self.engine.transfer_pinned(&[request], left),
+            Operation::Read => self.engine.transfer(&[request], left),
         }
     }
 
@@ -191,7 +210,7 @@ impl EngineMover {
         let address = Range::of(&stand_in.bytes).address;
         let _registered = Registered { engine: &self.engine, addresses: vec![address] };
         let request = request(wanted, address, segment);
-        self.engine.transfer(&[request], Some(deadline.remaining(Instant::now())))?;
+        self.transfer(request, deadline)?;
         stand_in.give(wanted)
     }
 
@@ -204,22 +223,23 @@ impl EngineMover {
     ) -> Vec<Result<()>> {
         let left = |deadline: Deadline| deadline.remaining(Instant::now());
         if let [one] = requests {
-            let outcome = self.engine.transfer(&[*one], Some(left(deadline)));
+            let outcome = self.transfer(*one, deadline);
             meanwhile();
             return vec![outcome];
         }
         let batch = self.engine.create_batch(requests.len()).and_then(|batch| {
-            batch.submit_with(requests, Some(left(deadline)), None)?;
+            if requests.iter().any(|one| one.operation == Operation::Write) {
+                batch.submit_pinned(requests, Some(left(deadline)))?;
+            } else {
+                batch.submit_with(requests, Some(left(deadline)), None)?;
+            }
             Ok(batch)
         });
         let batch = match batch {
             Ok(batch) => batch,
             Err(_) => {
                 // One of them is wrong, and none was started: each for itself tells which.
-                let outcome = requests
-                    .iter()
-                    .map(|one| self.engine.transfer(&[*one], Some(left(deadline))))
-                    .collect();
+                let outcome = requests.iter().map(|one| self.transfer(*one, deadline)).collect();
                 meanwhile();
                 return outcome;
             }
@@ -265,6 +285,10 @@ impl Mover for EngineMover {
         self.engine.is_covered(address, length)
     }
 
+    fn renew(&self, address: usize) -> Result<()> {
+        self.engine.renew(address)
+    }
+
     fn unregister(&self, address: usize) -> Result<()> {
         self.lasting.write().remove(&address);
         self.engine.unregister(&[address])
@@ -276,6 +300,7 @@ impl Mover for EngineMover {
         deadline: Deadline,
         meanwhile: &mut dyn FnMut(),
     ) -> Vec<Result<()>> {
+        let puts_until = Instant::now() + limits::STORE_GRANT_USE_MAX;
         let mut results: Vec<Result<()>> = vec![Ok(()); moves.len()];
         let mut opened: HashMap<&str, Result<SegmentId>> = HashMap::new();
         for (wanted, result) in moves.iter().zip(&mut results) {
@@ -287,6 +312,14 @@ impl Mover for EngineMover {
             }
         }
         let (registered, stand_ins) = self.prepare(moves, &mut results);
+        if Instant::now() >= puts_until {
+            // A peer that was only now found may have renewed its memory, and given it to others.
+            for (wanted, result) in moves.iter().zip(&mut results) {
+                if wanted.direction == Direction::Put && result.is_ok() {
+                    *result = Err(grant_is_too_old());
+                }
+            }
+        }
         let mut order: Vec<(SegmentId, usize)> = Vec::with_capacity(moves.len());
         for (index, wanted) in moves.iter().enumerate() {
             if let (Ok(()), Some(Ok(id))) = (&results[index], opened.get(wanted.endpoint)) {
@@ -317,11 +350,14 @@ impl Mover for EngineMover {
             }
         }
         drop(registered);
-        self.repeat_lost(moves, &mut results, deadline);
+        self.repeat_lost(moves, &mut results, deadline, puts_until);
         let mut gone: Vec<&str> = moves
             .iter()
             .zip(&results)
-            .filter(|(_, result)| result.as_ref().is_err_and(|e| is_unreachable(e.kind())))
+            .filter(|(wanted, result)| {
+                let direction = wanted.direction;
+                result.as_ref().is_err_and(|e| is_to_be_forgotten(e.kind(), direction))
+            })
             .map(|(wanted, _)| wanted.endpoint)
             .collect();
         gone.sort_unstable();
@@ -348,8 +384,13 @@ impl Mover for EngineMover {
     }
 }
 
-fn is_unreachable(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Unreachable | ErrorKind::PeerDown)
+fn is_to_be_forgotten(kind: ErrorKind, direction: Direction) -> bool {
+    match kind {
+        ErrorKind::Unreachable | ErrorKind::PeerDown => true,
+        // The next put has to know the new key before it asks for room.
+        ErrorKind::RemoteRange => direction == Direction::Put,
+        _ => false,
+    }
 }
 
 /// For the two that create one.

@@ -116,6 +116,12 @@ pub(super) fn shown(key: &[u8]) -> String {
     }
 }
 
+/// Room must be used soon: a process that stood still meanwhile may have lost it to others.
+pub(super) fn grant_is_too_old() -> Error {
+    let text = "the room was granted too long ago, this process or its peer may have stood still";
+    Error::new(ErrorKind::LeaseExpired, text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -185,7 +185,7 @@ impl Shared {
                 }
             }
         }
-        let moved = self.run_moves(&moves, wave.deadline);
+        let moved = self.run_moves(&moves, self.own.mounts(), wave.deadline);
         let mut suspects: HashSet<&str> = HashSet::new();
         for ((wanted, owner), moved) in moves.iter().zip(&owners).zip(moved) {
             if let Err(error) = moved {

@@ -71,6 +71,11 @@ impl Held {
         }
     }
 
+    /// Whether that very object, or a later one, is said to be there.
+    pub(super) fn knows(&self, segment: SegmentId, address: u64, generation: u64) -> bool {
+        self.objects.get(&(segment, address)).is_some_and(|held| held.generation >= generation)
+    }
+
     fn drop_up_to(&mut self, segment: SegmentId, address: u64, generation: u64) {
         let place = (segment, address);
         if self.objects.get(&place).is_some_and(|held| held.generation <= generation) {

@@ -33,6 +33,8 @@ pub struct StoreMetrics {
     pub pings_failed: Counter,
     /// Times the segments were mounted again.
     pub remounts: Counter,
+    /// Times that peers were kept from writing by old grants.
+    pub fences: Counter,
     /// Objects reported to a master that had lost its memory.
     pub objects_reported: Counter,
     registry: Registry,
@@ -58,6 +60,7 @@ impl Default for StoreMetrics {
         let removes = counter("removes", "Objects removed");
         let pings_failed = counter("pings_failed", "Signs of life without an answer");
         let remounts = counter("remounts", "Times the segments were mounted again");
+        let fences = counter("fences", "Times that peers were kept from writing by old grants");
         let objects_reported = counter("objects_reported", "Objects told to a restarted master");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
@@ -81,6 +84,7 @@ impl Default for StoreMetrics {
             removes,
             pings_failed,
             remounts,
+            fences,
             objects_reported,
             registry,
         }

@@ -42,9 +42,18 @@ pub trait Mover: Send + Sync {
     /// Takes that back. Afterwards nothing touches the memory any more.
     fn unregister(&self, address: usize) -> Result<()>;
 
+    /// Lets nobody write into registered memory any more by what he was allowed before, also not
+    /// with bytes that are on their way. Peers of this project keep to it; those of upstream have
+    /// no word for it.
+    ///
+    /// # Errors
+    /// Writing is over, but readers may not find the memory until this is repeated.
+    fn renew(&self, address: usize) -> Result<()>;
+
     /// Makes all moves, those to different peers at the same time, and returns how each ended.
     /// When it returns, no memory of any of them is touched any more. `meanwhile` is called once
-    /// after the moves have begun.
+    /// after the moves have begun. A put into memory that its owner has renewed since the call
+    /// began fails with `RemoteRange`.
     fn move_all(
         &self,
         moves: &[Move<'_>],

@@ -2,6 +2,7 @@
 //! done.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,13 +119,19 @@ impl Store {
             timeout: parts.timeout,
             calls: Calls::new(parts.master, client, parts.master_timeout),
             mover: parts.mover,
-            own: OwnMemory { endpoint, pieces, is_copied: parts.is_copied },
+            own: OwnMemory {
+                endpoint,
+                pieces,
+                is_copied: parts.is_copied,
+                mounts: parking_lot::RwLock::default(),
+            },
             buffers: Arc::new(LocalBuffers::new(buffers)),
             held: Mutex::new(Held::default()),
             metrics: StoreMetrics::default(),
             mounting: Mutex::new(()),
             gate: Gate::default(),
             pulse: Mutex::new(Pulse::default()),
+            is_fence_due: AtomicBool::new(false),
             registered: Mutex::default(),
             _port: port,
         });

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
+
 use crate::error::Result;
 use crate::memory::{check_mapped, Access, Mapping, Region};
 use crate::pool::identity::SegmentId;
@@ -31,6 +33,8 @@ pub(super) struct OwnMemory {
     pub(super) pieces: Vec<Piece>,
     /// False makes every byte take the way through the engine.
     pub(super) is_copied: bool,
+    /// How often the memory was mounted anew. Held for reading during a copy into it.
+    pub(super) mounts: RwLock<u64>,
 }
 
 impl OwnMemory {
@@ -60,13 +64,30 @@ impl OwnMemory {
         self.pieces.iter().find(|piece| piece.region.contains(address, length))
     }
 
-    /// Makes a move for which [`OwnMemory::can_copy`] is true.
-    pub(super) fn copy(&self, wanted: &Move<'_>) -> Result<()> {
+    /// What a put that is granted room from now on is allowed to write by.
+    pub(super) fn mounts(&self) -> u64 {
+        *self.mounts.read()
+    }
+
+    /// The memory is about to be mounted anew: puts that were granted room before do not write any
+    /// more. Waits for copies under way.
+    pub(super) fn renew(&self) {
+        *self.mounts.write() += 1;
+    }
+
+    /// Makes a move for which [`OwnMemory::can_copy`] is true. `mounts` is that of the time when
+    /// its room was asked for.
+    pub(super) fn copy(&self, wanted: &Move<'_>, mounts: u64) -> Result<()> {
         let Some(piece) = self.piece(wanted.endpoint, wanted.remote, wanted.length as u64) else {
             let text = "the range is in no segment of this process";
             return Err(crate::error::Error::new(crate::error::ErrorKind::RemoteRange, text));
         };
         check_mapped(wanted.local, wanted.length)?;
+        let present = self.mounts.read();
+        if wanted.direction == Direction::Put && *present != mounts {
+            let text = "the memory was mounted anew since its room was granted";
+            return Err(crate::error::Error::new(crate::error::ErrorKind::RemoteRange, text));
+        }
         let local = Arc::new(Region::new(wanted.local, wanted.length, "*", Access::LOCAL, 0)?);
         let address = wanted.local as u64;
         match wanted.direction {

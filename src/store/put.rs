@@ -1,8 +1,10 @@
 //! Putting objects: room from the master, all bytes at once, then one word about how it went.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Place, Replica};
@@ -12,7 +14,7 @@ use crate::time::Deadline;
 
 use super::calls::parts;
 use super::client::Shared;
-use super::failure::{refused, shown};
+use super::failure::{grant_is_too_old, refused, shown};
 use super::mover::{Direction, Move};
 use super::plan::{memory_of, pair, put_item, total, Object};
 
@@ -87,6 +89,7 @@ impl Shared {
         results: &mut [Result<()>],
     ) -> Vec<&'w Wanted<'a>> {
         let items = wanted.iter().map(|wanted| wanted.item.clone()).collect();
+        let (asked, mounts) = (Instant::now(), self.own.mounts());
         let granted = match self.calls.put_start(items, options, deadline) {
             Ok(granted) if granted.len() == wanted.len() => granted,
             Ok(_) => {
@@ -101,13 +104,23 @@ impl Shared {
             results[wanted.index] = self.plan_put(wanted, granted, deadline, &mut moves);
             owners.resize(moves.len(), position);
         }
-        let moved = self.run_moves(&moves, deadline);
+        let moved = match asked.elapsed() < limits::STORE_GRANT_USE_MAX {
+            true => self.run_moves(&moves, mounts, deadline),
+            // Only our masters give up writers that are silent.
+            false if !self.calls.is_native() => self.run_moves(&moves, mounts, deadline),
+            false => vec![Err(grant_is_too_old()); moves.len()],
+        };
         let mut suspects: HashSet<&str> = HashSet::new();
         let mut peer_failed: HashSet<usize> = HashSet::new();
         for ((wanted_move, owner), moved) in moves.iter().zip(&owners).zip(moved) {
             let Err(error) = moved else { continue };
             if is_peers_fault(error.kind()) {
-                suspects.insert(wanted_move.endpoint);
+                // Who has renewed its memory is well.
+                if error.kind() != ErrorKind::RemoteRange {
+                    suspects.insert(wanted_move.endpoint);
+                }
+                peer_failed.insert(*owner);
+            } else if error.kind() == ErrorKind::LeaseExpired {
                 peer_failed.insert(*owner);
             }
             let key = shown(&wanted[*owner].item.key);

@@ -26,7 +26,8 @@ pub(super) const SILENT: u32 = 2;
 pub(super) const DRAINING: u32 = 4;
 /// Its owner has not yet told what it holds.
 pub(super) const REPORTING: u32 = 8;
-/// Readers of the master's earlier life may still copy from it.
+/// Readers may still copy from it by leases that are not known any more: of the master's earlier
+/// life, or of the time before its owner was given up and came back.
 pub(super) const SETTLING: u32 = 16;
 /// Its owner does not acknowledge.
 pub(super) const UNHEARD: u32 = 32;
@@ -43,6 +44,10 @@ pub(super) struct Cell {
     pub(super) flags: AtomicU32,
     /// When it was mounted.
     pub(super) since: Micros,
+    /// End of [`SETTLING`].
+    pub(super) settled: Micros,
+    /// Nothing rests shorter than this: its owner was silent and is taking in what has waited.
+    awake: AtomicU64,
     pub(super) granule_bits: u32,
     largest: AtomicU64,
     free: AtomicU64,
@@ -99,6 +104,8 @@ impl Cell {
             holder,
             flags: AtomicU32::new(flags),
             since: now,
+            settled: now,
+            awake: AtomicU64::new(0),
             granule_bits: allocator.granule().trailing_zeros(),
             largest: AtomicU64::new(0),
             free: AtomicU64::new(0),
@@ -127,6 +134,13 @@ impl Cell {
     pub(super) fn unmark(&self, flags: u32) -> bool {
         let before = self.flags.fetch_and(!flags, Ordering::AcqRel);
         before & flags != 0 && before & !flags == 0
+    }
+
+    /// Its owner was silent and is heard again; it has until `until` to take in what waited for it.
+    pub(super) fn wake(&self, until: Micros) {
+        if self.has(SILENT) {
+            self.awake.fetch_max(until, Ordering::Relaxed);
+        }
     }
 
     /// The largest range that it takes now; 0 where nothing may be placed.
@@ -246,7 +260,8 @@ impl Cell {
     }
 
     fn drain_locked(&self, room: &mut Room, now: Micros) -> bool {
-        if room.closed {
+        // What is on its way to a silent owner may be stored when that goes on, and only then.
+        if room.closed || self.has(SILENT) || now < self.awake.load(Ordering::Relaxed) {
             return false;
         }
         let acknowledged = self.holder.acknowledged.load(Ordering::Acquire);

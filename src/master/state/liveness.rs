@@ -16,6 +16,9 @@ use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::segment::{ClientStatus, Pong, SegmentEvent};
 use crate::rpc::message::{Events, Reply};
 
+/// Time for a process that stood still to take in what its sockets hold.
+const WAKING: Micros = 1_000_000;
+
 impl State {
     /// The client of that id, made known if it is new.
     pub(super) fn client_of(&self, now: Micros, id: ClientId) -> Outcome<Arc<Client>> {
@@ -55,6 +58,7 @@ impl State {
             return;
         }
         for cell in self.cells_of(client) {
+            cell.wake(now.saturating_add(WAKING));
             if cell.unmark(SILENT | SUSPECT) {
                 self.outlet.room();
             }

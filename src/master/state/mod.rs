@@ -12,7 +12,7 @@
 //! 1. `mounting` (segments come and go) or `reports`,
 //! 2. an index shard,
 //! 3. the room of a segment,
-//! 4. a client,
+//! 4. a client, or those that were given up lately,
 //! 5. whatever the outlet takes.
 //!
 //! The table of segments is read without a lock. A slot of it is used again only after every shard
@@ -139,7 +139,11 @@ pub struct State {
     serial: AtomicU32,
     generation: AtomicU64,
     first_generation: u64,
+    /// It goes on where a journal ended, so it knows all objects of before.
+    remembers: bool,
     counters: Counters,
+    /// Clients that were given up lately, and when.
+    expired: Mutex<HashMap<ClientId, Micros>>,
     /// Makes reports come one after the other.
     reports: Mutex<()>,
     rng: Mutex<fastrand::Rng>,
@@ -181,7 +185,9 @@ impl State {
             serial: AtomicU32::new(1),
             generation: AtomicU64::new(first_generation),
             first_generation,
+            remembers: false,
             counters: Counters::default(),
+            expired: Mutex::default(),
             reports: Mutex::default(),
             rng: Mutex::new(seeds.fork()),
             looked: AtomicU64::new(0),

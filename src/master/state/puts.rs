@@ -403,7 +403,8 @@ impl State {
         Ok(())
     }
 
-    /// The object of a key, if the caller may end its put. An anonymous one may be ended by all.
+    /// The object of a key, if the caller may end its put. An anonymous one may be ended by all
+    /// that are anonymous.
     fn find_own(
         &self,
         shard: &Shard,
@@ -417,7 +418,13 @@ impl State {
         if !is_visible(table, object) {
             return Err(Refusal::OBJECT_NOT_FOUND);
         }
-        if object.owner != 0 && self.known_serial(owner) != object.owner {
+        // Once an object is complete nobody can do harm by ending it; after a restart nobody knows
+        // any more who put it.
+        let may = match object.owner {
+            0 => owner.is_none() || object.complete,
+            serial => self.known_serial(owner) == serial,
+        };
+        if !may {
             return Err(Refusal::ILLEGAL_CLIENT);
         }
         Ok(slot)

@@ -39,8 +39,8 @@ impl State {
         let table = self.table.load();
         let mut longest = now;
         for copy in &object.copies {
-            if table.cell(copy.segment).is_some() {
-                longest = longest.max(self.rest_until(now, &object, end));
+            if let Some(cell) = table.cell(copy.segment) {
+                longest = longest.max(self.rest_until(now, &object, end, cell));
             }
         }
         // Before the ranges are given back: a put that takes one must be written down later.
@@ -48,8 +48,8 @@ impl State {
         self.outlet.record(&Record::Gone { generation: object.generation, rest });
         for copy in &object.copies {
             if let Some(cell) = table.cell(copy.segment) {
-                let until = self.rest_until(now, &object, end);
-                self.give_back(now, &object, copy.piece, cell, until);
+                let until = self.rest_until(now, &object, end, cell);
+                self.give_back(now, &object, copy.piece, cell, until, end);
             }
         }
         self.outlet.room();
@@ -63,13 +63,15 @@ impl State {
         piece: u32,
         cell: &Cell,
         until: Micros,
+        end: End,
     ) {
         let rest = Rest {
             bytes: object.size,
             until,
             generation: object.generation,
-            // Of unfinished puts the holder was never told.
-            tell: object.complete,
+            // Of unfinished puts the holder was never told. It is told where the writer may still
+            // be at it, or will be when it goes on: the holder shuts it out before it takes note.
+            tell: object.complete || matches!(end, End::OwnerGone | End::Discarded),
         };
         if cell.give_back(now, piece, rest) {
             self.outlet.news(cell.holder.id);
@@ -77,7 +79,7 @@ impl State {
     }
 
     /// When a range of the object may hold another one.
-    fn rest_until(&self, now: Micros, object: &Object, end: End) -> Micros {
+    fn rest_until(&self, now: Micros, object: &Object, end: End, cell: &Cell) -> Micros {
         let last = object.last_use();
         let mut until = if object.complete {
             last.reusable_at(self.times.lease)
@@ -86,6 +88,10 @@ impl State {
         } else {
             now.saturating_add(self.times.grace)
         };
+        if end == End::OwnerGone && !cell.holder.is_native() {
+            // Its holder cannot shut the writer out, who may go on where it stood.
+            until = until.max(last.at.saturating_add(self.times.discard));
+        }
         if object.generation < self.first_generation {
             // Leases that an earlier life gave are not known any more.
             until = until.max(FIRST_MOMENT + 2 * self.times.lease);

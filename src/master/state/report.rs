@@ -3,14 +3,15 @@
 //! A segment that was remounted takes no new object until its holder has told what it holds, so
 //! nothing that is told can have been overwritten meanwhile. Where two claims meet, in the key or
 //! in the range, the larger generation is right. What is not accepted is answered with news that
-//! the object is gone, and its range rests until the holder has taken note.
+//! the object is gone, and its range rests until the holder has taken note. An object that was
+//! removed, or lost with its holder, must not come back by the report of a holder that was away.
 
 use std::sync::Arc;
 
 use super::cell::{Cell, Rest, HIDDEN, REPORTING, RESTING, SETTLING};
 use super::removal::End;
 use super::shard::{Copy, Cuts, Object};
-use super::{counters, State};
+use super::{counters, State, FIRST_MOMENT};
 use crate::limits;
 use crate::pool::eviction::Link;
 use crate::pool::identity::{ClientId, SegmentId};
@@ -120,17 +121,25 @@ impl State {
         self.take_claim(now, cell, held, offset, size)
     }
 
+    /// Whether the holder of the segment can know of objects that this life does not. A journal
+    /// knows all that were ever told to be complete, and without one this life is as good as one
+    /// once the holder was given up in it: objects of that key may have been put and removed since.
+    fn may_be_unknown(&self, cell: &Cell) -> bool {
+        !self.remembers && cell.since < FIRST_MOMENT.saturating_add(self.times.client_ttl)
+    }
+
     /// The answer where the index says enough: that very copy, or a later life of the key.
     fn known_claim(&self, cell: &Cell, held: &HeldObject, offset: u64) -> Option<Claim> {
         let hash = self.hash(&held.key);
         let mut shard = self.shard(self.shard_of(hash)).lock();
-        let slot = shard.find(hash, &held.key)?;
+        let unknown = if self.may_be_unknown(cell) { None } else { Some(Claim::Refused) };
+        let Some(slot) = shard.find(hash, &held.key) else { return unknown };
         let object = shard.objects.get_mut(slot);
         if object.generation > held.generation {
             return Some(Claim::Refused);
         }
         if object.generation < held.generation {
-            return None;
+            return unknown;
         }
         let copy = object.copy_in(cell.slot)?;
         if u64::from(copy.granule) << cell.granule_bits != offset {

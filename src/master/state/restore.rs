@@ -27,7 +27,10 @@ impl State {
         image: Image,
     ) -> Outcome<State> {
         let first = (settings.life.max(1) << GENERATIONS_PER_MS_BITS).max(image.generation + 1);
-        let state = State::with_generation(settings, now, outlet, first);
+        let mut state = State::with_generation(settings, now, outlet, first);
+        // An image of nothing is no journal.
+        state.remembers = image.generation > 0;
+        let state = state;
         let Image { segments, objects, resting, moment, .. } = image;
         let mut order: Vec<u32> = segments.keys().copied().collect();
         order.sort_unstable();

@@ -181,13 +181,32 @@ impl State {
         if again && client.is_native() {
             flags |= REPORTING;
         }
-        if again && now < FIRST_MOMENT + self.times.lease {
+        let settled = self.settled_at(client.id);
+        if again && now < settled {
             flags |= SETTLING;
         }
-        let cell = Cell::new(slot, segment, Arc::clone(client), now, flags);
+        let mut cell = Cell::new(slot, segment, Arc::clone(client), now, flags);
+        cell.settled = settled;
         self.add_cell(&table, Arc::new(cell));
         self.outlet.room();
         Ok(())
+    }
+
+    /// When no reader has a lease any more on what the client's memory held before it is mounted
+    /// again.
+    fn settled_at(&self, client: ClientId) -> Micros {
+        let expired = self.expired.lock().get(&client).copied();
+        let leases = expired.map_or(0, |at| at.saturating_add(2 * self.times.lease));
+        leases.max(FIRST_MOMENT + self.times.lease)
+    }
+
+    /// Notes that a client was given up while readers may be copying from its memory.
+    pub(super) fn note_expired(&self, now: Micros, client: ClientId) {
+        let mut expired = self.expired.lock();
+        expired.retain(|_, at| now < at.saturating_add(2 * self.times.lease));
+        if expired.len() < limits::STORE_CLIENTS_MAX {
+            expired.insert(client, now);
+        }
     }
 
     /// Adds a segment to the table and to its holder.

@@ -40,7 +40,7 @@ impl State {
     }
 
     fn look_at_cell(&self, now: Micros, cell: &Cell) {
-        if cell.has(SETTLING) && now >= FIRST_MOMENT + self.times.lease {
+        if cell.has(SETTLING) && now >= cell.settled {
             self.open(cell, SETTLING);
         }
         if cell.has(REPORTING) && now >= cell.since.saturating_add(self.times.report) {
@@ -107,6 +107,7 @@ impl State {
             return;
         }
         self.clients.write().remove(&client.id);
+        self.note_expired(now, client.id);
         let (slots, pings) = {
             let mut inner = client.inner.lock();
             inner.gone = true;

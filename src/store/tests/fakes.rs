@@ -2,6 +2,7 @@
 //! move is a copy.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,10 @@ pub(super) struct MasterState {
     pub(super) is_down: bool,
     pub(super) suspects: Vec<String>,
     pub(super) reports: Vec<HeldObject>,
+    /// News that are told until they are acknowledged, and their numbers.
     events: Vec<SegmentEvent>,
+    pub(super) told: u64,
+    pub(super) acknowledged: u64,
     /// Lease lengths to give next; a minute when there are none.
     pub(super) leases_ms: VecDeque<u64>,
     /// Names of the calls that came, without signs of life.
@@ -63,6 +67,13 @@ impl FakeMaster {
         let mut state = self.state.lock();
         let (life, generation) = (state.life + 1, state.generation);
         *state = MasterState { life, generation, ..MasterState::default() };
+    }
+
+    /// News for the holder.
+    pub(super) fn tell(&self, events: Vec<SegmentEvent>) {
+        let mut state = self.state.lock();
+        state.told += events.len() as u64;
+        state.events.extend(events);
     }
 
     pub(super) fn calls(&self, name: &str) -> usize {
@@ -180,12 +191,18 @@ impl Master for FakeMaster {
             Call::Greet { .. } => {
                 Reply::Greeted(Ok(Greeting { version: 1, master_life: state.life }))
             }
-            Call::Attend { client, .. } => Reply::Events(Ok(Events {
-                pong: state.pong(*client),
-                master_life: state.life,
-                last: 0,
-                events: std::mem::take(&mut state.events),
-            })),
+            Call::Attend { client, acknowledged, .. } => {
+                state.acknowledged = *acknowledged;
+                if *acknowledged == state.told {
+                    state.events.clear();
+                }
+                Reply::Events(Ok(Events {
+                    pong: state.pong(*client),
+                    master_life: state.life,
+                    last: state.told,
+                    events: state.events.clone(),
+                }))
+            }
             Call::Report { objects, .. } => {
                 state.reports.extend(objects.iter().cloned());
                 Reply::Done(Ok(()))
@@ -256,6 +273,9 @@ pub(super) struct World {
     /// Called before each group of moves.
     #[allow(clippy::type_complexity)] // One hook, named right here.
     pub(super) before_moves: Mutex<Option<Box<dyn FnMut() + Send>>>,
+    /// Memory that was renewed, in that order; and whether that fails.
+    pub(super) renewed: Mutex<Vec<usize>>,
+    pub(super) renewal_fails: AtomicBool,
     /// Registered ranges, to see that all are given back.
     pub(super) registered: Mutex<BTreeMap<usize, usize>>,
 }
@@ -280,6 +300,14 @@ impl Mover for FakeMover {
 
     fn covers(&self, _: usize, _: usize) -> bool {
         false
+    }
+
+    fn renew(&self, address: usize) -> Result<()> {
+        self.world.renewed.lock().push(address);
+        match self.world.renewal_fails.load(Ordering::Relaxed) {
+            true => Err(Error::new(ErrorKind::MetadataUnavailable, "not published")),
+            false => Ok(()),
+        }
     }
 
     fn unregister(&self, address: usize) -> Result<()> {

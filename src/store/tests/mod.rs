@@ -2,12 +2,14 @@
 
 mod fakes;
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::outcome::Refusal;
 use crate::pool::replica::Place;
+use crate::pool::segment::SegmentEvent;
 
 use self::fakes::{client, FakeMaster, World};
 use super::{Dialect, Object, PutOptions, Range, Store};
@@ -254,6 +256,66 @@ fn a_client_that_expired_mounts_again_with_nothing() {
     eventually(|| master.state.lock().segments.len() == 1);
     eventually(|| master.calls("Report") > 0);
     assert!(master.state.lock().reports.is_empty());
+}
+
+#[test]
+fn peers_are_shut_out_before_memory_is_mounted_again() {
+    let (master, world, stores) = pool(Dialect::Native, &["a"]);
+    put(&stores[0], b"k", b"v").unwrap();
+    world.renewal_fails.store(true, Ordering::Relaxed);
+    let base = master.state.lock().segments[0].0.base as usize;
+    master.restart();
+    eventually(|| world.renewed.lock().len() > 1);
+    // What the old master granted may still be written by.
+    assert_eq!(master.calls("Remount"), 0);
+    world.renewal_fails.store(false, Ordering::Relaxed);
+    eventually(|| master.calls("Remount") == 1);
+    assert!(world.renewed.lock().iter().all(|address| *address == base));
+    put(&stores[0], b"l", b"v").unwrap();
+}
+
+#[test]
+fn a_range_that_is_taken_from_a_writer_is_fenced_before_that_is_acknowledged() {
+    let (master, world, stores) = pool(Dialect::Native, &["a"]);
+    put(&stores[0], b"k", b"v").unwrap();
+    let (segment, address) = {
+        let state = master.state.lock();
+        let segment = state.segments[0].0.clone();
+        (segment.id, segment.base)
+    };
+    let gone = |generation| SegmentEvent::Gone { segment, address, generation };
+    // Of a complete object there is no writer left.
+    master.tell(vec![gone(1)]);
+    eventually(|| stores[0].health().unwrap().objects_held == 0);
+    assert!(world.renewed.lock().is_empty());
+    world.renewal_fails.store(true, Ordering::Relaxed);
+    master.tell(vec![gone(2)]);
+    let told = master.state.lock().told;
+    eventually(|| world.renewed.lock().len() > 1);
+    assert!(master.state.lock().acknowledged < told);
+    world.renewal_fails.store(false, Ordering::Relaxed);
+    eventually(|| master.state.lock().acknowledged == told);
+}
+
+#[test]
+fn a_copy_into_own_memory_is_not_made_by_an_old_grant() {
+    let (master, world, stores) = pool(Dialect::Native, &["a", "b"]);
+    let shared = Arc::clone(&stores[0].0.shared);
+    let mut times = 1;
+    *world.before_moves.lock() = Some(Box::new(move || {
+        if times > 0 {
+            times -= 1;
+            shared.own.renew();
+        }
+    }));
+    let options = PutOptions { replica_num: 2, ..PutOptions::default() };
+    stores[0].put(b"k", b"value", &options).unwrap();
+    // The first room was given back.
+    assert_eq!(master.calls("BatchPutStart"), 2);
+    assert_eq!(master.calls("BatchPutRevoke"), 1);
+    assert!(master.state.lock().suspects.is_empty());
+    *world.before_moves.lock() = None;
+    assert_eq!(stores[1].get(b"k").unwrap(), b"value");
 }
 
 #[test]

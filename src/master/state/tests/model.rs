@@ -160,7 +160,9 @@ impl Model {
 
     fn end_check(&self, key: &[u8], owner: Option<ClientId>) -> Outcome<()> {
         let object = self.objects.get(key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
-        if object.owner.is_some() && object.owner != owner {
+        // A complete object of nobody may be ended by all.
+        let is_open = object.owner.is_none() && object.complete;
+        if !is_open && object.owner != owner {
             return Err(Refusal::ILLEGAL_CLIENT);
         }
         Ok(())

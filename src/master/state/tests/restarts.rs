@@ -219,6 +219,34 @@ fn reports_alone_bring_back_what_holders_were_told_of() {
     assert!(places.values().all(|(_, at)| !(at[0]..at[0] + 3000).contains(&new)));
 }
 
+/// Two lives on from a put that was replaced, with a holder that was away and has heard nothing.
+fn outdated(bench: &mut Bench, away_ms: u64) -> bool {
+    let old = held(b"k", 1 << 30, 2, 0, 1000);
+    come_back(bench, 1, true);
+    report(bench, client(1), Vec::new(), true);
+    bench.pass(away_ms);
+    bench.attend(client(1), 0);
+    bench.tick();
+    come_back(bench, 2, true);
+    report(bench, client(2), vec![old.clone()], true);
+    let is_told = bench.attend_all(client(2)).iter().any(|event| {
+        matches!(event, SegmentEvent::Gone { generation, .. } if *generation == old.generation)
+    });
+    assert_ne!(is_told, bench.exists(b"k"));
+    !is_told
+}
+
+#[test]
+fn what_is_over_does_not_come_back_with_a_holder_that_was_away() {
+    let old = two(true);
+    // A journal knows that it is over.
+    assert!(!outdated(&mut restored(&old), 0));
+    // Without one the holder is believed, until others may have put and removed the key since.
+    assert!(outdated(&mut empty(&old), 0));
+    assert!(outdated(&mut empty(&old), 9_000));
+    assert!(!outdated(&mut empty(&old), 10_100));
+}
+
 fn held(key: &[u8], generation: u64, number: u64, offset: u64, size: u64) -> HeldObject {
     let segment = segment(number, 0);
     let address = segment.base + offset;

@@ -135,6 +135,26 @@ fn an_existing_key_and_an_unfinished_one() {
 }
 
 #[test]
+fn a_late_end_does_not_complete_the_put_of_somebody_else() {
+    let mut bench = bench();
+    let late = Some(client(2));
+    bench.ping(client(2));
+    bench.start(late, item(b"k", 10), PutOptions::default()).unwrap();
+    bench.pass(9_000);
+    bench.ping(client(1));
+    bench.pass(1_100);
+    bench.tick();
+    assert_eq!(bench.end(late, b"k"), Err(Refusal::OBJECT_NOT_FOUND));
+    bench.start(None, item(b"k", 10), PutOptions::default()).unwrap();
+    assert_eq!(bench.end(late, b"k"), Err(Refusal::ILLEGAL_CLIENT));
+    let revoked = Call::PutRevoke(late, b"k".to_vec(), ReplicaKind::Memory);
+    assert_eq!(bench.done(revoked), Err(Refusal::ILLEGAL_CLIENT));
+    assert!(!bench.exists(b"k"));
+    bench.end(None, b"k").unwrap();
+    assert!(bench.exists(b"k"));
+}
+
+#[test]
 fn an_abandoned_put_is_freed() {
     let mut bench = bench();
     let whole = || item(b"k", 64 * MIB);
@@ -165,13 +185,99 @@ fn a_put_of_a_dead_owner_is_freed_at_its_time_to_live() {
     bench.pass(100);
     bench.tick();
     assert_eq!(bench.state.totals().keys, 0);
-    // Its writes may still arrive.
+    // It may go on where it stood, and the holder cannot keep it from that.
     let start = |bench: &Bench| bench.start(None, item(b"k", 64 * MIB), PutOptions::default());
-    assert_eq!(start(&bench).unwrap_err(), Refusal::NO_AVAILABLE_HANDLE);
-    bench.pass(5_000);
-    bench.ping(client(1));
+    for _ in 0..20 {
+        assert_eq!(start(&bench).unwrap_err(), Refusal::NO_AVAILABLE_HANDLE);
+        bench.pass(1_000);
+        bench.ping(client(1));
+        bench.tick();
+    }
+    start(&bench).unwrap();
+}
+
+#[test]
+fn a_range_of_a_dead_writer_is_used_again_once_its_holder_has_shut_it_out() {
+    let mut bench = bench();
+    assert_eq!(bench.attend(client(1), 0).pong.status, ClientStatus::NeedRemount);
+    bench.done(Call::Remount(vec![segment(1, 64 * MIB)], client(1))).unwrap();
+    bench.ping(client(2));
+    let whole = || item(b"k", 64 * MIB);
+    let granted = bench.start(Some(client(2)), whole(), PutOptions::default()).unwrap();
+    bench.pass(9_900);
+    assert_eq!(bench.attend(client(1), 0).events, []);
+    bench.pass(200);
+    bench.tick();
+    // Its writer has not gone on yet; whatever the holder says before it was told means nothing.
+    let told = bench.attend(client(1), 0);
+    let [SegmentEvent::Gone { address, generation, .. }] = told.events.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!((*address, *generation), (addresses(&granted.replicas)[0], granted.generation));
+    let start = |bench: &Bench| bench.start(None, whole(), PutOptions::default());
+    for _ in 0..6 {
+        bench.pass(1_000);
+        bench.attend(client(1), 0);
+        bench.tick();
+        assert_eq!(start(&bench).unwrap_err(), Refusal::NO_AVAILABLE_HANDLE);
+    }
+    bench.attend(client(1), told.last);
     bench.tick();
     start(&bench).unwrap();
+}
+
+#[test]
+fn a_holder_that_was_given_up_takes_nothing_while_old_leases_run() {
+    for native in [false, true] {
+        let mut bench = bench();
+        let hear = |bench: &Bench| match native {
+            true => bench.attend(client(1), 0).pong.status,
+            false => bench.ping(client(1)),
+        };
+        let mount = Call::Remount(vec![segment(1, 64 * MIB)], client(1));
+        assert_eq!(hear(&bench), ClientStatus::NeedRemount);
+        bench.done(mount.clone()).unwrap();
+        bench.pass(20_000);
+        assert_eq!(hear(&bench), ClientStatus::Ok);
+        bench.put(b"k", 10).unwrap();
+        bench.pass(9_900);
+        // A reader that may copy until five seconds later.
+        bench.lookup(b"k").unwrap();
+        bench.pass(101);
+        bench.tick();
+        assert_eq!(hear(&bench), ClientStatus::NeedRemount);
+        bench.done(mount).unwrap();
+        bench.done(Call::Report { client: client(1), objects: Vec::new(), last: true }).unwrap();
+        for _ in 0..9 {
+            bench.pass(1_000);
+            hear(&bench);
+            bench.tick();
+            assert_eq!(bench.put(b"l", 10).unwrap_err(), Refusal::NO_AVAILABLE_HANDLE);
+        }
+        bench.pass(1_000);
+        hear(&bench);
+        bench.tick();
+        bench.put(b"l", 10).unwrap();
+    }
+}
+
+#[test]
+fn what_waits_for_a_silent_holder_is_waited_for() {
+    let mut bench = bench();
+    bench.start(None, item(b"a", 64 * MIB), PutOptions::default()).unwrap();
+    revoke(&bench, b"a").unwrap();
+    bench.pass(3_000);
+    bench.tick();
+    bench.pass(3_000);
+    bench.tick();
+    // The rest is over, but its bytes may be in the holder's sockets.
+    bench.ping(client(1));
+    let put = |bench: &Bench| bench.put(b"b", 64 * MIB);
+    assert_eq!(put(&bench).unwrap_err(), Refusal::NO_AVAILABLE_HANDLE);
+    bench.pass(999);
+    assert_eq!(put(&bench).unwrap_err(), Refusal::NO_AVAILABLE_HANDLE);
+    bench.pass(1);
+    put(&bench).unwrap();
 }
 
 #[test]
