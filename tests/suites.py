@@ -67,6 +67,8 @@ def suites(tree, build, long):
         script("interop", "tests/interop/matrix.py", 900, 7200, long),
         script("namespaces", "tests/namespaces/suite.py", 600, 3600, long),
         script("metadata", "tests/interop/metadata.py", 600),
+        script("faults", "tests/store/faults.py", 600, 7200, long),
+        script("bad_input", "tests/store/bad_input.py", 300),
         script("python", "tests/python/suite.py", 900),
         script("master", "tests/master/suite.py", 600),
         script("readme", "tests/readme/suite.py", 120),

@@ -16,9 +16,10 @@ DISTRACTIONS = (("docker0", "172.17.0.1/16"), ("zeroconf0", "169.254.7.7/16"),
 class Network:
     """`with Network() as network`: places 0 and 1, each with an address and a cable end."""
 
-    def __init__(self, distractions=False):
+    def __init__(self, distractions=False, names=None):
+        """`names` are those of another process's network, which this one only changes."""
         self.distractions = distractions
-        self.names = [f"mooncake-{side}-{os.getpid()}" for side in "ab"]
+        self.names = names or [f"mooncake-{side}-{os.getpid()}" for side in "ab"]
 
     def __enter__(self):
         require()
@@ -82,6 +83,16 @@ class Network:
 
     def cable(self, side, state):
         ip("-n", self.names[side], "link", "set", f"cable{side}", state)
+
+    def narrow(self, rate):
+        """Both directions carry no more than that, and drop what waits too long; None: as before."""
+        for side, name in enumerate(self.names):
+            queue = ["tc", "-n", name, "qdisc"]
+            if rate is None:
+                run([*queue, "delete", "dev", f"cable{side}", "root"])
+            else:
+                run([*queue, "replace", "dev", f"cable{side}", "root", "tbf", "rate", rate,
+                     "burst", "32kb", "latency", "100ms"])
 
 
 def require():

@@ -41,13 +41,15 @@ PREPARED = {}
 class Master:
     """One master process on ports of its own; use it in a `with` statement."""
 
-    def __init__(self, kind, **flags):
+    def __init__(self, kind, prefix=(), label=None, **flags):
         self.kind = kind
+        self.log_path = LOGS / f"master-{label or kind}.{os.getpid()}.log"
+        self.prefix = prefix
         self.port, self.http_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.flags = {"default_kv_lease_ttl": 300, **flags}
         self.folder = None
-        if kind == "ours" and "enable_journal" not in flags:
+        if kind == "ours" and not {"enable_journal", "data_dir"} & set(flags):
             self.folder = tempfile.mkdtemp(prefix="mooncake-master-")
             self.flags["data_dir"] = self.folder
         self.process = None
@@ -59,12 +61,12 @@ class Master:
         else:
             program = our_program()
         given = {"rpc_port": self.port, "metrics_port": self.http_port, **self.flags}
-        return [str(program), *[f"--{name}={value}" for name, value in given.items()]]
+        return [*self.prefix, str(program), *[f"--{name}={value}" for name, value in given.items()]]
 
     def start(self):
         LOGS.mkdir(parents=True, exist_ok=True)
         environment = wheel().environment() if self.kind == "upstream" else dict(os.environ)
-        with open(LOGS / f"master-{self.kind}.{os.getpid()}.log", "ab") as log:
+        with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.command(), env=environment, stdout=log, stderr=log,
                                             stdin=subprocess.DEVNULL, start_new_session=True)
         end = time.monotonic() + START_SECONDS
