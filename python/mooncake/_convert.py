@@ -111,6 +111,11 @@ class Keys:
         self.addresses = array(WORD, accumulate(chain((first,), self.lengths)))
         self.addresses.pop()
 
+    def name(self, place):
+        """The bytes of one name."""
+        start = self.addresses[place] - self.addresses[0]
+        return self.bytes[start:start + self.lengths[place]].tobytes()
+
 
 def columns(*parts):
     """An array of structs whose members are 64-bit words, from one array for each member.
