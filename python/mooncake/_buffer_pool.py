@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .store import MooncakeDistributedStore
 
 PAGE = 4096
-# References to a lease's memory when only the lease has one: its own, and that of the question.
-OWN_REFERENCES = 2
 
 
 class PoolTimeout(RuntimeError, TimeoutError):
@@ -31,12 +29,14 @@ class PoolTimeout(RuntimeError, TimeoutError):
 class BufferLease:
     """A buffer on loan. It goes back at `release()`, at the end of a `with`, or as garbage."""
 
-    __slots__ = ("_pool", "_piece", "_memory", "_size")
+    __slots__ = ("_pool", "_piece", "_memory", "_size", "_references")
 
     def __init__(self, pool: BufferPool, piece: Any, size: int):
         self._pool: Optional[BufferPool] = pool
         self._piece, self._size = piece, size
         self._memory: Any = (ctypes.c_ubyte * size).from_address(piece[0])
+        # Every view has one more; how many there are without any differs between interpreters.
+        self._references = sys.getrefcount(self._memory)
 
     def _open(self) -> None:
         if self._pool is None:
@@ -66,7 +66,7 @@ class BufferLease:
         pool = self._pool
         if pool is None:
             return
-        if sys.getrefcount(self._memory) > OWN_REFERENCES:
+        if sys.getrefcount(self._memory) > self._references:
             raise RuntimeError("cannot release buffer while exported views exist")
         self._pool = None
         pool._take_back(self._piece)
@@ -81,7 +81,7 @@ class BufferLease:
     def __del__(self) -> None:
         pool = getattr(self, "_pool", None)
         # With views about, the piece stays lent for good: nobody may write to it any more.
-        if pool is not None and sys.getrefcount(self._memory) <= OWN_REFERENCES:
+        if pool is not None and sys.getrefcount(self._memory) <= self._references:
             self._pool = None
             pool._take_back(self._piece)
 

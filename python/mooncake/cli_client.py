@@ -25,6 +25,8 @@ from ._sizes import parse_size
 
 PROGRAM = "mooncake_client"
 IDLE_SECONDS_MAX = 60
+# How often a server looks whether it is to end.
+POLL_SECONDS = 0.1
 WILDCARDS = ("", "0.0.0.0", "::")
 # Flags: default, and what it is for.
 FLAGS: Dict[str, Tuple[Any, str]] = {
@@ -109,7 +111,8 @@ def serve(host: str, port: int, pages: Dict[str, Any]) -> ThreadingHTTPServer:
     server: ThreadingHTTPServer = kind((host, port), Handler)
     server.daemon_threads = True
     server.pages = pages  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True, name="mooncake-client").start()
+    threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True,
+                     name="mooncake-client").start()
     return server
 
 

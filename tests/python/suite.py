@@ -11,7 +11,7 @@ import common  # noqa: E402
 from harness.report import Report  # noqa: E402
 
 GROUPS = ("table", "signatures", "engine_calls", "store_calls", "store_newer", "connectors", "programs",
-          "proxy", "wheel")
+          "standalone", "proxy", "wheel")
 
 
 def main(words):
