@@ -1,4 +1,4 @@
-"""What all calls of the store share: numbers of failures, and lists made into what the library takes."""
+"""What all calls of the store share: numbers of failures, lists made into what the library takes."""
 
 import ctypes
 from array import array

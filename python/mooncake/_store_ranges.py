@@ -149,7 +149,7 @@ class Ranges:
         try:
             client.staged[name] = Staged(size, config)
         except (OSError, ValueError, OverflowError, MemoryError) as error:
-            return refuse(f"{size} bytes for an object that is written in pieces: {error}", NO_SPACE)
+            return refuse(f"{size} bytes for an object in pieces: {error}", NO_SPACE)
         return 0
 
     def batch_put_from_multi_buffer_ranges(self, keys: types.Keys, all_buffer_ptrs: NumbersEach,

@@ -22,7 +22,9 @@ else:
 Key = Union[str, bytes]
 Keys = Union[Sequence[str], Sequence[bytes]]
 Numbers = Union[Sequence[int], HasToList]
+# A buffer, or an address whose length is given beside it.
+Memory = Union[Buffer, int]
 NumbersEach = Sequence[Numbers]
 Codes = List[int]
 
-__all__ = ["Buffer", "Codes", "HasToList", "Key", "Keys", "Numbers", "NumbersEach", "Tensor"]
+__all__ = ["Buffer", "Codes", "HasToList", "Key", "Keys", "Memory", "Numbers", "NumbersEach", "Tensor"]

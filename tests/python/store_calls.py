@@ -392,4 +392,5 @@ def native_raises():
 
 
 TESTS = (before_setup_and_after_close, wrong_types_name_the_argument, replicate_config, values,
-         pointers, buffer_handles, removal, setup_forms, shared_engine, sessions, many_threads, fork_and_exit_without_close, coroutines, the_rest, native_raises)
+         pointers, buffer_handles, removal, setup_forms, shared_engine, sessions, many_threads,
+         fork_and_exit_without_close, coroutines, the_rest, native_raises)
