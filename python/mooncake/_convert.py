@@ -67,7 +67,7 @@ def text(name, value):
         try:
             return value.encode()
         except UnicodeEncodeError:
-            raise Refused(f"argument '{name}' is no valid text") from None
+            raise TypeError(f"argument '{name}': text expected that is valid UTF-8") from None
     if isinstance(value, bytes):
         return value
     raise wrong(name, "str", value)

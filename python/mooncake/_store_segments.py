@@ -77,7 +77,7 @@ class Segments:
         "allocated_size" bytes. `location` changes nothing.
         """
         size = convert.number("size", size)
-        protocol = convert.c_text("protocol", protocol)
+        protocol = convert.text("protocol", protocol).partition(b"\0")[0]
         convert.text("location", location)
         failed = {"ret": FAILED, "segment_ids": [], "allocated_size": 0}
         client = self._client

@@ -291,7 +291,7 @@ class Tensors:
         """save_tensor_to_safetensor(key, file_name=None) -> int: 0 or negative. Without a name the
         key is that of the file; what was there is replaced."""
         name = convert.text("key", key).decode("utf-8", "replace")
-        path = name if file_name is None else convert.c_text("file_name", file_name).decode()
+        path = name if file_name is None else convert.text("file_name", file_name).decode("utf-8", "surrogateescape")
         data = self.get(name)
         if not data:
             return refuse(f"no object {name}")
@@ -313,7 +313,7 @@ class Tensors:
         """
         if file_name is None:
             raise convert.wrong("file_name", "str", file_name)
-        path = convert.c_text("file_name", file_name).decode()
+        path = convert.text("file_name", file_name).decode("utf-8", "surrogateescape")
         name = path if key is None else convert.text("key", key).decode("utf-8", "replace")
         try:
             dtype, shape, elements = _safetensors.read(path, name)

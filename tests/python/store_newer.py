@@ -314,7 +314,8 @@ def files_of_safetensors():
         equal(store.load_tensor_from_safetensor(file_name=path).bytes, one.bytes, "no key")
         equal((store.get("u"), store.get(path)), (store.get("t"), store.get("t")), "objects")
         equal(store.save_tensor_to_safetensor("none", path), INVALID, "missing")
-        equal(store.save_tensor_to_safetensor("t", folder), -1, "no file")
+        equal((store.save_tensor_to_safetensor("t", folder),
+               store.save_tensor_to_safetensor("t", "nul\0in")), (-1, -1), "no file")
         refused(store.load_tensor_from_safetensor, "t", name="file_name")
         bad = (b"", b"1234567", struct.pack("<Q", 1 << 60), struct.pack("<Q", 2) + b"[]",
                data[:-1], data.replace(b"F32", b"X32"), data.replace(b"24]", b"-4]"),

@@ -10,7 +10,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import common  # noqa: E402
 from harness.report import Report  # noqa: E402
 
-GROUPS = ("table", "signatures", "typed", "engine_calls", "store_calls", "store_newer", "connectors", "programs",
+GROUPS = ("table", "signatures", "typed", "engine_calls", "store_calls", "store_newer", "traps", "connectors", "programs",
           "standalone", "proxy", "wheel")
 
 
