@@ -13,7 +13,7 @@ import mooncake
 from common import Memory, equal, refused
 from fake_torch import tensor
 from harness.report import Failed, Skip, expect
-from masters import Master
+from masters import Master, free_port
 from pool import MIB, Pool, config
 
 INVALID, MISSING, LEASED, NO_SPACE, EXISTS = -600, -704, -706, -200, -705
@@ -204,7 +204,7 @@ def segments_that_come_and_go():
     with Master("ours") as master:
         from mooncake.store import MooncakeDistributedStore
         store = MooncakeDistributedStore()
-        store.setup("127.0.0.1:23456", "P2PHANDSHAKE", 0, 0, "tcp", "", master.address)
+        store.setup(f"127.0.0.1:{free_port()}", "P2PHANDSHAKE", 0, 0, "tcp", "", master.address)
         equal(store.allocate_and_mount_segment(MIB)["ret"], 0, "a client with a port of its own")
         expect("127.0.0.1" in master.get("/get_all_segments"), "mounted")
         store.close()
