@@ -26,9 +26,10 @@ from ._arena import Arenas
 from ._core import Core
 from ._errors import Refused
 from ._library import lib
+from ._shared_segment import SharedSegment
 from ._types import Key, Numbers
 
-__all__ = ["InnerTransferEngine", "Read", "TransferEngine", "TransferNotify", "TransferOpcode",
+__all__ = ["InnerTransferEngine", "Read", "SharedSegment", "TransferEngine", "TransferNotify", "TransferOpcode",
            "Write"]
 
 FAILED = -1
