@@ -15,8 +15,9 @@ import zlib
 import driver
 from common import IMPLEMENTATIONS, OURS, TREE, Memory, engine, environment, equal, peer
 from harness.peer import Peer
+from harness.ports import free_port
 from harness.report import Failed, Skip, expect
-from masters import OLD, Master, free_port
+from masters import OLD, Master
 
 MIB = 1 << 20
 BLOCK = 16 * 1024

@@ -7,8 +7,9 @@ import subprocess
 
 import mooncake
 from common import OURS, PACKAGE, Memory, environment, equal, refused
+from harness.ports import free_port
 from harness.report import expect
-from masters import Master, free_port
+from masters import Master
 from pool import MIB
 from programs import Program, ask, until_served
 

@@ -12,8 +12,9 @@ import fake_torch
 import mooncake
 from common import Memory, equal, refused
 from fake_torch import tensor
+from harness.ports import free_port
 from harness.report import Failed, Skip, expect
-from masters import Master, free_port
+from masters import Master
 from pool import MIB, Pool, config
 
 INVALID, MISSING, LEASED, NO_SPACE, EXISTS = -600, -704, -706, -200, -705

@@ -11,8 +11,9 @@ import time
 import mooncake
 from common import OURS, Memory, child, engine, equal, last, peer, refused
 from engine_calls import Index
+from harness.ports import free_port
 from harness.report import Failed, expect
-from masters import Master, free_port
+from masters import Master
 from pool import MIB, Pool, config
 
 INVALID, MISSING = -600, -704
