@@ -4,7 +4,7 @@ import json
 
 SECONDS_MAX = 10
 ANSWER_BYTES_MAX = 64 << 10
-NAMES = ("master_server_address", "metadata_server", "protocol", "device_names")
+NAMES = ("master_server_address", "metadata_server", "protocol", "device_names", "hostname")
 
 
 class NotThere(Exception):
@@ -12,9 +12,10 @@ class NotThere(Exception):
 
 
 def attach(server):
-    """(own address, settings) from `host:port`."""
-    # Takes longer to import than all of this package.
+    """(name for this host, settings) from `host:port`."""
+    # These take longer to import than all of this package.
     import http.client
+    import ipaddress
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
         raise NotThere(f"{server} is not host:port")
@@ -31,4 +32,7 @@ def attach(server):
         connection.close()
     if answer.status != 200 or not all(isinstance(value, str) for value in settings.values()):
         raise NotThere(f"{server} answers something else")
+    if ipaddress.ip_address(own.partition("%")[0]).is_loopback:
+        # No name for other hosts; the client has one, and it is on this host.
+        return settings["hostname"].rpartition(":")[0], settings
     return f"[{own}]" if ":" in own else own, settings

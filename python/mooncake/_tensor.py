@@ -75,4 +75,4 @@ def view(memory):
 
 def load(data):
     """A tensor over memory of its own from what was stored; None when it is none."""
-    return view(bytearray(data))
+    return view(bytearray(memoryview(data)))

@@ -70,6 +70,8 @@ def programs_attach():
     with Standalone() as there:
         store = there.attached()
         equal(len(there.master.get("/get_all_segments").split()), 1, "a dummy gives no memory")
+        told = json.loads(ask("GET", f"http://127.0.0.1:{there.port}/attach")[1])["hostname"]
+        equal(store.get_hostname().rpartition(":")[0], told.rpartition(":")[0], "the client's host")
         allocator, page = MooncakeHostMemAllocator(), Memory(8192, seed=31)
         place = allocator.alloc(1 << 20)
         equal(store.register_buffer(place, 1 << 20), 0, "register")

@@ -336,6 +336,7 @@ def helpers_of_tensors():
     with fake_torch.Present():
         equal(_deserialize_tensor(header + one.bytes).bytes, one.bytes, "back")
         equal(_deserialize_tensor(b"x"), None, "nothing")
+        refused(_deserialize_tensor, 5)
     try:
         _serialize_tensor(b"bytes")
         raise Failed("bytes are a tensor")

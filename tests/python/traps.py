@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -280,6 +281,12 @@ def timeouts_of_transfers():
             os.environ["MC_TRANSFER_TIMEOUT"] = before
 
 
+def all_stopped(pid):
+    """Whether every thread of a process has been stopped: the signal takes its time."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
 def a_peer_that_says_nothing_more():
     """The time limit ends a transfer; an asynchronous one has failed or timed out, and is freed."""
     with peer(OURS) as there:
@@ -288,6 +295,8 @@ def a_peer_that_says_nothing_more():
         place = made.allocate_managed_buffer(4096)
         equal(made.transfer_sync_write(there.name, place, remote, 8), 0, "while it answers")
         there.process.send_signal(signal.SIGSTOP)
+        while not all_stopped(there.process.pid):
+            time.sleep(0.01)
         # Fewer than the five seconds that a variable can ask for.
         made._timeout_ms = 300
         equal(made.transfer_sync_read(there.name, place, remote, 8), -1, "read")
