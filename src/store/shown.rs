@@ -36,3 +36,29 @@ pub fn replica_shown(replica: &Replica) -> Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::replica::BufferRange;
+
+    #[test]
+    fn memory_and_files_have_the_size_of_the_object() {
+        let range = |size, address| BufferRange {
+            size,
+            address,
+            protocol: "tcp".to_owned(),
+            endpoint: "h:1".to_owned(),
+        };
+        let place = Place::Memory(vec![range(3, 10), range(4, 20)]);
+        let shown = replica_shown(&Replica { id: 1, place, status: ReplicaStatus::Complete });
+        let second = json!({"address": 20, "size": 4, "endpoint": "h:1"});
+        assert_eq!((&shown["size"], &shown["ranges"][1]), (&json!(7), &second));
+        assert_eq!((&shown["kind"], &shown["status"]), (&json!("memory"), &json!("complete")));
+
+        let place = Place::Disk { path: "/p".to_owned(), size: 9 };
+        let shown = replica_shown(&Replica { id: 1, place, status: ReplicaStatus::Failed });
+        let wanted = json!({"kind": "disk", "status": "failed", "size": 9, "path": "/p"});
+        assert_eq!(shown, wanted);
+    }
+}
