@@ -80,6 +80,7 @@ class Build(build_py):
             shutil.copy(built / name, package / name)
             strip(package / name)
             (package / name).chmod(0o755)
+        (package / "mooncake_client").chmod(0o755)
 
 
 def glibc_of(folder):

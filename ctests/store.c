@@ -53,6 +53,8 @@ static void store_calls_give(mc_status_t expected, mc_store_t *store) {
     CHECK_STATUS(expected, mc_store_size_batch(store, &object, 1, 10, &size, &status));
     CHECK_STATUS(expected, mc_store_exists_batch(store, &object, 1, 10, &exists, &status));
     CHECK_STATUS(expected, mc_store_remove_batch(store, &object, 1, 0, 10, &status));
+    CHECK_STATUS(expected,
+                 mc_store_replicas(store, &object, 1, 10, &status, text, sizeof text, &length));
     CHECK_STATUS(expected, mc_store_get_buffer(store, "k", 1, 10, &buffer));
     CHECK_STATUS(expected, mc_store_get_buffers(store, &object, 1, 10, &buffer, &status));
     CHECK_STATUS(expected, mc_store_health(store, &health));

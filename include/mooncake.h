@@ -1460,6 +1460,28 @@ size_t mc_store_buffer_size(const struct mc_store_buffer_t *buffer);
  */
 mc_status_t mc_store_buffer_release(struct mc_store_buffer_t *buffer);
 
+/* ---- Where objects are ------------------------------------------------------------------- */
+/**
+ * Tells where the complete replicas of objects are. Takes a lease on each object.
+ *
+ * The text is a JSON array with an entry for each object, in order: null after a failure, else an
+ * array of replicas, each with "kind" ("memory" or "disk"), "status", "size", and "ranges"
+ * ("address", "size", "endpoint") or "path".
+ *
+ * @param store, objects, count, timeout_ms, statuses_out  as in mc_store_size_batch.
+ * @param buf, buf_len, len_out  as in mc_engine_local_name.
+ *
+ * Threads: any. Blocks: longest timeout_ms. Returns: as mc_store_size_batch. Since: 0.2.
+ */
+mc_status_t mc_store_replicas(mc_store_t *store,
+                              const mc_store_object_t *objects,
+                              size_t count,
+                              uint32_t timeout_ms,
+                              mc_status_t *statuses_out,
+                              char *buf,
+                              size_t buf_len,
+                              size_t *len_out);
+
 /* ---- State of the store client ----------------------------------------------------------- */
 /** What a client last heard of its master. Set struct_size to sizeof(mc_store_health_t). */
 typedef struct mc_store_health_t {

@@ -29,6 +29,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("store", "Store"),
     ("store_batch", "Batches of objects"),
     ("store_buffer", "Buffers of the store"),
+    ("store_replicas", "Where objects are"),
     ("store_state", "State of the store client"),
 ];
 

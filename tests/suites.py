@@ -54,7 +54,7 @@ def is_installed(program, tree):
 def script(name, path, seconds_max, long_seconds_max=None, long=False):
     """A suite that is one Python program of ours, run against the built library."""
     limit = long_seconds_max if long and long_seconds_max else seconds_max
-    steps = [Step([sys.executable, "-u", path], totals.Lines(name), limit)]
+    steps = [Step([sys.executable, "-u", *path.split()], totals.Lines(name), limit)]
     return Suite(name, steps, after_build=True)
 
 
@@ -69,7 +69,8 @@ def suites(tree, build, long):
         script("metadata", "tests/interop/metadata.py", 600),
         script("faults", "tests/store/faults.py", 600, 7200, long),
         script("bad_input", "tests/store/bad_input.py", 300),
-        script("python", "tests/python/suite.py", 900),
+        script("python", "tests/python/suite.py" + (" --long" if long else ""), 900, 3600, long),
+        script("connectors", "tests/python/suite.py --connectors", 900),
         script("master", "tests/master/suite.py", 600),
         script("readme", "tests/readme/suite.py", 120),
     ] + (only_long() if long else [])

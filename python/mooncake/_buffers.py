@@ -4,9 +4,12 @@ The buffer protocol gives an object's address without a copy, also when it is re
 interpreter itself can ask for that, so this file calls it through `ctypes.pythonapi`.
 """
 
+from __future__ import annotations
+
 import ctypes
 import sys
 from ctypes import c_char_p, c_int, c_ssize_t, c_void_p, py_object
+from typing import TYPE_CHECKING, Any
 
 from ._convert import wrong
 from ._library import lib
@@ -63,8 +66,10 @@ class BufferHandle:
     """
 
     __slots__ = ()
+    _address: int
+    _length: int
 
-    def __new__(cls, *_, **__):
+    def __new__(cls, *_: Any, **__: Any) -> BufferHandle:
         if cls is BufferHandle:
             raise TypeError("a BufferHandle comes from get_buffer()")
         return super().__new__(cls)
@@ -81,13 +86,17 @@ class BufferHandle:
         """len() -> int: the same as size()."""
         return self._length
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._length
 
-    def __repr__(self):
+    if TYPE_CHECKING:
+        def __buffer__(self, flags: int) -> memoryview:
+            """The memory; how it is given out depends on the interpreter, see below."""
+
+    def __repr__(self) -> str:
         return f"<BufferHandle of {self._length} bytes at {self._address:#x}>"
 
-    def __del__(self):
+    def __del__(self) -> None:
         handle, self._handle = getattr(self, "_handle", None), None
         if handle is not None:
             lib.mc_store_buffer_release(handle)

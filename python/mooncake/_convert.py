@@ -67,7 +67,7 @@ def text(name, value):
         try:
             return value.encode()
         except UnicodeEncodeError:
-            raise Refused(f"argument '{name}' is no valid text") from None
+            raise TypeError(f"argument '{name}': text expected that is valid UTF-8") from None
     if isinstance(value, bytes):
         return value
     raise wrong(name, "str", value)
@@ -110,6 +110,11 @@ class Keys:
         first = self.bytes.buffer_info()[0]
         self.addresses = array(WORD, accumulate(chain((first,), self.lengths)))
         self.addresses.pop()
+
+    def name(self, place):
+        """The bytes of one name."""
+        start = self.addresses[place] - self.addresses[0]
+        return self.bytes[start:start + self.lengths[place]].tobytes()
 
 
 def columns(*parts):

@@ -337,6 +337,7 @@ FUNCTIONS = {
     "mc_store_buffer_address": (c_void_p, [c_void_p]),
     "mc_store_buffer_size": (c_size_t, [c_void_p]),
     "mc_store_buffer_release": (c_int32, [c_void_p]),
+    "mc_store_replicas": (c_int32, [c_void_p, c_void_p, c_size_t, c_uint32, c_void_p, c_void_p, c_size_t, c_void_p]),
     "mc_store_health": (c_int32, [c_void_p, c_void_p]),
     "mc_store_metrics": (c_int32, [c_void_p, c_void_p]),
     "mc_store_metrics_text": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p]),

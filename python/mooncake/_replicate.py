@@ -4,9 +4,12 @@
 not a field.
 """
 
+from __future__ import annotations
+
 import ctypes
 import enum
 from ctypes import c_char_p
+from typing import List, Optional, Sequence
 
 from . import _convert as convert
 from . import _prototypes as c
@@ -28,7 +31,7 @@ class ReplicateConfig:
     __slots__ = ("_replica_num", "_preferred_segment", "_preferred_segments", "_same_node",
                  "_soft_pin_action", "_soft_pin_ttl_ms", "_with_hard_pin")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._replica_num = 1
         self._preferred_segment = ""
         self._preferred_segments = []
@@ -43,7 +46,7 @@ class ReplicateConfig:
         return self._replica_num
 
     @replica_num.setter
-    def replica_num(self, value):
+    def replica_num(self, value: int) -> None:
         self._replica_num = convert.number("replica_num", value)
 
     @property
@@ -52,16 +55,16 @@ class ReplicateConfig:
         return self._preferred_segment
 
     @preferred_segment.setter
-    def preferred_segment(self, value):
+    def preferred_segment(self, value: str) -> None:
         self._preferred_segment = convert.text("preferred_segment", value).decode()
 
     @property
-    def preferred_segments(self) -> list:
+    def preferred_segments(self) -> List[str]:
         """Names of segments to try first, a list of its own each time."""
         return list(self._preferred_segments)
 
     @preferred_segments.setter
-    def preferred_segments(self, value):
+    def preferred_segments(self, value: Sequence[str]) -> None:
         names = convert.sequence("preferred_segments", value)
         self._preferred_segments = [convert.text("preferred_segments", name).decode()
                                     for name in names]
@@ -72,7 +75,7 @@ class ReplicateConfig:
         return self._same_node
 
     @prefer_alloc_in_same_node.setter
-    def prefer_alloc_in_same_node(self, value):
+    def prefer_alloc_in_same_node(self, value: bool) -> None:
         self._same_node = convert.boolean("prefer_alloc_in_same_node", value)
 
     @property
@@ -81,7 +84,7 @@ class ReplicateConfig:
         return self._soft_pin_action == SoftPinAction.ENABLE
 
     @with_soft_pin.setter
-    def with_soft_pin(self, value):
+    def with_soft_pin(self, value: bool) -> None:
         value = convert.boolean("with_soft_pin", value)
         self._soft_pin_action = SoftPinAction.ENABLE if value else SoftPinAction.PRESERVE
 
@@ -91,18 +94,18 @@ class ReplicateConfig:
         return self._soft_pin_action
 
     @soft_pin_action.setter
-    def soft_pin_action(self, value):
+    def soft_pin_action(self, value: SoftPinAction) -> None:
         if not isinstance(value, SoftPinAction):
             raise convert.wrong("soft_pin_action", "SoftPinAction", value)
         self._soft_pin_action = value
 
     @property
-    def soft_pin_ttl_ms(self):
+    def soft_pin_ttl_ms(self) -> Optional[int]:
         """How long that lasts; None is what the master says."""
         return self._soft_pin_ttl_ms
 
     @soft_pin_ttl_ms.setter
-    def soft_pin_ttl_ms(self, value):
+    def soft_pin_ttl_ms(self, value: Optional[int]) -> None:
         self._soft_pin_ttl_ms = None if value is None else convert.number("soft_pin_ttl_ms", value)
 
     @property
@@ -111,10 +114,10 @@ class ReplicateConfig:
         return self._with_hard_pin
 
     @with_hard_pin.setter
-    def with_hard_pin(self, value):
+    def with_hard_pin(self, value: bool) -> None:
         self._with_hard_pin = convert.boolean("with_hard_pin", value)
 
-    def __str__(self):
+    def __str__(self) -> str:
         fields = ("replica_num", "with_soft_pin", "with_hard_pin", "preferred_segments",
                   "prefer_alloc_in_same_node")
         listed = ", ".join(f"{name}: {getattr(self, name)}" for name in fields)

@@ -12,6 +12,7 @@ NO_DIMENSION = -1
 # Place in this list is the code of upstream. Types that torch lacks are read as what holds them.
 DTYPES = ("float32", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
           "uint64", "bool", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+WIDTHS = (4, 8, 1, 1, 2, 2, 4, 4, 8, 8, 1, 2, 2, 1, 1)
 W8A8 = 15
 
 
@@ -22,8 +23,11 @@ def is_tensor(value):
 
 def header_of(tensor):
     """The header of a tensor; None when it cannot be stored."""
-    name = str(tensor.dtype).rpartition(".")[2]
-    shape = tuple(tensor.shape)
+    return header(str(tensor.dtype).rpartition(".")[2], tuple(tensor.shape))
+
+
+def header(name, shape):
+    """The header for a dtype and a shape; None when these cannot be stored."""
     if name not in DTYPES or len(shape) > DIMENSIONS_MAX:
         return None
     padded = shape + (NO_DIMENSION,) * (DIMENSIONS_MAX - len(shape))
@@ -44,24 +48,31 @@ def parse(data):
     return DTYPES[code], tuple(shape[:dimensions])
 
 
-def load(data):
-    """A tensor from what was stored, over memory of its own; None when it is none."""
+def size_of(name, shape):
+    """Bytes of the elements."""
+    count = WIDTHS[DTYPES.index(name)]
+    for length in shape:
+        count *= length
+    return count
+
+
+def view(memory):
+    """A tensor over memory that holds a stored one, which it keeps; None when it holds none."""
     import torch
-    found = parse(data)
+    found = parse(memoryview(memory).cast("B"))
     if found is None:
         return None
     name, shape = found
     dtype = getattr(torch, name, None)
-    if dtype is None:
+    length = size_of(name, shape)
+    if dtype is None or len(memoryview(memory).cast("B")) != HEADER.size + length:
         return None
-    body = bytearray(memoryview(data)[HEADER.size:])
-    count = 1
-    for length in shape:
-        count *= length
-    if count == 0 and not body:
+    if length == 0:
         return torch.empty(shape, dtype=dtype)
-    try:
-        flat = torch.frombuffer(body, dtype=dtype)
-    except ValueError:
-        return None
-    return flat.reshape(shape) if flat.numel() == count else None
+    count = length // WIDTHS[DTYPES.index(name)]
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=HEADER.size).reshape(shape)
+
+
+def load(data):
+    """A tensor over memory of its own from what was stored; None when it is none."""
+    return view(bytearray(memoryview(data)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from typing import Any
 
 from .store import MooncakeDistributedStore
 
@@ -15,7 +16,7 @@ class MooncakeDistributedStoreAsync(MooncakeDistributedStore):
     memory must stay until it ends.
     """
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if not name.startswith(PREFIX):
             raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
         method = getattr(self, name[len(PREFIX):])

@@ -6,6 +6,8 @@ be made from any thread at any time, before `initialize` and after the end too. 
 is free while the library works. New programs may prefer `mooncake.native`.
 """
 
+from __future__ import annotations
+
 import ctypes
 import enum
 import itertools
@@ -15,7 +17,7 @@ import re
 import threading
 import time
 from array import array
-from typing import List, Optional, Sequence, Union
+from typing import List, Optional, Union
 
 from . import _convert as convert
 from . import _errors
@@ -24,8 +26,10 @@ from ._arena import Arenas
 from ._core import Core
 from ._errors import Refused
 from ._library import lib
+from ._shared_segment import SharedSegment
+from ._types import Key, Numbers
 
-__all__ = ["InnerTransferEngine", "Read", "TransferEngine", "TransferNotify", "TransferOpcode",
+__all__ = ["InnerTransferEngine", "Read", "SharedSegment", "TransferEngine", "TransferNotify", "TransferOpcode",
            "Write"]
 
 FAILED = -1
@@ -64,7 +68,7 @@ class TransferNotify:
 
     __slots__ = ("_name", "_msg")
 
-    def __init__(self, *texts, **named):
+    def __init__(self, *texts: Key, **named: Key):
         if texts and len(texts) != 2:
             raise TypeError(f"TransferNotify() takes no or two arguments, not {len(texts)}")
         given = dict(zip(("name", "msg"), texts)) if texts else {"name": "", "msg": ""}
@@ -76,18 +80,20 @@ class TransferNotify:
 
     @property
     def name(self) -> str:
+        """Whose message it is."""
         return self._name
 
     @name.setter
-    def name(self, value):
+    def name(self, value: str) -> None:
         self._name = convert.text("name", value).decode("utf-8", "replace")
 
     @property
     def msg(self) -> str:
+        """The message."""
         return self._msg
 
     @msg.setter
-    def msg(self, value):
+    def msg(self, value: str) -> None:
         self._msg = convert.text("msg", value).decode("utf-8", "replace")
 
     def __repr__(self):
@@ -99,7 +105,7 @@ class InnerTransferEngine:
 
     __slots__ = ("_core",)
 
-    def __init__(self, core):
+    def __init__(self, core: Core):
         self._core = core
 
 
@@ -125,7 +131,7 @@ class TransferEngine:
 
     TransferOpcode = TransferOpcode
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._core: Optional[Core] = None
         self._arenas: Optional[Arenas] = None
         self._own_names = frozenset()
@@ -137,8 +143,8 @@ class TransferEngine:
 
     # Life.
 
-    def initialize(self, local_hostname: str, metadata_server: str, protocol: str,
-                   device_name: Optional[str]) -> int:
+    def initialize(self, local_hostname: Key, metadata_server: Key, protocol: Key,
+                   device_name: Optional[Key]) -> int:
         """initialize(local_hostname, metadata_server, protocol, device_name) -> int
 
         0, or -1. A metadata server without a scheme is an etcd cluster; "P2PHANDSHAKE" is none at
@@ -146,8 +152,8 @@ class TransferEngine:
         """
         return self._initialize(local_hostname, metadata_server, protocol, device_name, "")
 
-    def initialize_ext(self, local_hostname: str, metadata_server: str, protocol: str,
-                       device_name: Optional[str], metadata_type: str) -> int:
+    def initialize_ext(self, local_hostname: Key, metadata_server: Key, protocol: Key,
+                       device_name: Optional[Key], metadata_type: Key) -> int:
         """initialize_ext(local_hostname, metadata_server, protocol, device_name, metadata_type)
         -> int
 
@@ -198,10 +204,10 @@ class TransferEngine:
         core = self._core
         return self._answer(core.close(), "close") if core is not None else 0
 
-    def __enter__(self):
+    def __enter__(self) -> TransferEngine:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _answer(self, status, call):
@@ -238,7 +244,7 @@ class TransferEngine:
         core = self._core
         return core.handle if core is not None else 0
 
-    def get_local_topology(self, device_name: Optional[str] = None) -> str:
+    def get_local_topology(self, device_name: Optional[Key] = None) -> str:
         """get_local_topology(device_name=None) -> str: JSON, which adapters are near which
         memory."""
         if device_name is not None:
@@ -253,14 +259,14 @@ class TransferEngine:
                               for group in groups] for place, groups in matrix.items()}
         return json.dumps(matrix)
 
-    def warmup_efa_segment(self, segment_name: str) -> int:
+    def warmup_efa_segment(self, segment_name: Key) -> int:
         """warmup_efa_segment(segment_name) -> int: 0; there is no EFA to prepare."""
         convert.text("segment_name", segment_name)
         return 0
 
     # Memory.
 
-    def register_memory(self, buffer_addr: int, capacity: int, location: str = "*") -> int:
+    def register_memory(self, buffer_addr: int, capacity: int, location: Key = "*") -> int:
         """register_memory(buffer_addr, capacity, location="*") -> int
 
         0; -7 when part or all of it is registered already; -1.
@@ -269,8 +275,8 @@ class TransferEngine:
         size = convert.number("capacity", capacity)
         return self._register(array("Q", (place,)), array("Q", (size,)), location)
 
-    def batch_register_memory(self, buffer_addresses: Sequence[int], capacities: Sequence[int],
-                              location: str = "*") -> int:
+    def batch_register_memory(self, buffer_addresses: Numbers, capacities: Numbers,
+                              location: Key = "*") -> int:
         """batch_register_memory(buffer_addresses, capacities, location="*") -> int
 
         All of them, or none when one is refused; as `register_memory`.
@@ -313,7 +319,7 @@ class TransferEngine:
         """unregister_memory(buffer_addr) -> int: 0; -3 when nothing is registered there; -1."""
         return self._unregister(array("Q", (convert.number("buffer_addr", buffer_addr),)))
 
-    def batch_unregister_memory(self, buffer_addresses: Sequence[int]) -> int:
+    def batch_unregister_memory(self, buffer_addresses: Numbers) -> int:
         """batch_unregister_memory(buffer_addresses) -> int: all of them or none; as
         `unregister_memory`."""
         return self._unregister(convert.numbers("buffer_addresses", buffer_addresses))
@@ -360,7 +366,7 @@ class TransferEngine:
                 return 0
         return refuse(f"no managed buffer of {length} bytes at {place:#x}")
 
-    def get_first_buffer_address(self, segment_name: str) -> int:
+    def get_first_buffer_address(self, segment_name: Key) -> int:
         """get_first_buffer_address(segment_name) -> int: of a peer or this engine; 0 on
         failure."""
         try:
@@ -430,23 +436,23 @@ class TransferEngine:
 
     # Transfers that wait.
 
-    def transfer_sync_write(self, target_hostname: str, buffer: int, peer_buffer_address: int,
-                            length: int, transport_hint: str = "") -> int:
+    def transfer_sync_write(self, target_hostname: Key, buffer: int, peer_buffer_address: int,
+                            length: int, transport_hint: Key = "") -> int:
         """transfer_sync_write(target_hostname, buffer, peer_buffer_address, length,
         transport_hint="") -> int: 0 when the peer has the bytes, or -1."""
         return self._one(c.MC_WRITE, target_hostname, buffer, peer_buffer_address, length,
                          transport_hint)
 
-    def transfer_sync_read(self, target_hostname: str, buffer: int, peer_buffer_address: int,
-                           length: int, transport_hint: str = "") -> int:
+    def transfer_sync_read(self, target_hostname: Key, buffer: int, peer_buffer_address: int,
+                           length: int, transport_hint: Key = "") -> int:
         """transfer_sync_read(target_hostname, buffer, peer_buffer_address, length,
         transport_hint="") -> int: 0 when the bytes are here, or -1."""
         return self._one(c.MC_READ, target_hostname, buffer, peer_buffer_address, length,
                          transport_hint)
 
-    def transfer_sync(self, target_hostname: str, buffer: int, peer_buffer_address: int,
+    def transfer_sync(self, target_hostname: Key, buffer: int, peer_buffer_address: int,
                       length: int, opcode: TransferOpcode,
-                      notify: Optional[TransferNotify] = None, transport_hint: str = "") -> int:
+                      notify: Optional[TransferNotify] = None, transport_hint: Key = "") -> int:
         """transfer_sync(target_hostname, buffer, peer_buffer_address, length, opcode, notify=None,
         transport_hint="") -> int: 0 or -1."""
         operation = opcode_of(opcode)
@@ -456,26 +462,26 @@ class TransferEngine:
         return self._notifying(operation, target_hostname, (buffer,), (peer_buffer_address,),
                                (length,), notify, transport_hint)
 
-    def batch_transfer_sync_write(self, target_hostname: str, buffers: Sequence[int],
-                                  peer_buffer_addresses: Sequence[int], lengths: Sequence[int],
-                                  transport_hint: str = "") -> int:
+    def batch_transfer_sync_write(self, target_hostname: Key, buffers: Numbers,
+                                  peer_buffer_addresses: Numbers, lengths: Numbers,
+                                  transport_hint: Key = "") -> int:
         """batch_transfer_sync_write(target_hostname, buffers, peer_buffer_addresses, lengths,
         transport_hint="") -> int: 0 when the peer has all bytes, or -1."""
         return self._many(c.MC_WRITE, target_hostname, buffers, peer_buffer_addresses, lengths,
                           transport_hint)
 
-    def batch_transfer_sync_read(self, target_hostname: str, buffers: Sequence[int],
-                                 peer_buffer_addresses: Sequence[int], lengths: Sequence[int],
-                                 transport_hint: str = "") -> int:
+    def batch_transfer_sync_read(self, target_hostname: Key, buffers: Numbers,
+                                 peer_buffer_addresses: Numbers, lengths: Numbers,
+                                 transport_hint: Key = "") -> int:
         """batch_transfer_sync_read(target_hostname, buffers, peer_buffer_addresses, lengths,
         transport_hint="") -> int: 0 when all bytes are here, or -1."""
         return self._many(c.MC_READ, target_hostname, buffers, peer_buffer_addresses, lengths,
                           transport_hint)
 
-    def batch_transfer_sync(self, target_hostname: str, buffers: Sequence[int],
-                            peer_buffer_addresses: Sequence[int], lengths: Sequence[int],
+    def batch_transfer_sync(self, target_hostname: Key, buffers: Numbers,
+                            peer_buffer_addresses: Numbers, lengths: Numbers,
                             opcode: TransferOpcode, notify: Optional[TransferNotify] = None,
-                            transport_hint: str = "") -> int:
+                            transport_hint: Key = "") -> int:
         """batch_transfer_sync(target_hostname, buffers, peer_buffer_addresses, lengths, opcode,
         notify=None, transport_hint="") -> int: 0 or -1."""
         operation = opcode_of(opcode)
@@ -540,32 +546,32 @@ class TransferEngine:
 
     # Transfers that go on by themselves.
 
-    def transfer_submit_write(self, target_hostname: str, buffer: int, peer_buffer_address: int,
-                              length: int, transport_hint: str = "") -> int:
+    def transfer_submit_write(self, target_hostname: Key, buffer: int, peer_buffer_address: int,
+                              length: int, transport_hint: Key = "") -> int:
         """transfer_submit_write(target_hostname, buffer, peer_buffer_address, length,
         transport_hint="") -> int: a batch id, or 0 on failure."""
         return self._begin(c.MC_WRITE, target_hostname, (buffer,), (peer_buffer_address,),
                            (length,), transport_hint)
 
-    def batch_transfer_async_write(self, target_hostname: str, buffers: Sequence[int],
-                                   peer_buffer_addresses: Sequence[int], lengths: Sequence[int],
-                                   transport_hint: str = "") -> int:
+    def batch_transfer_async_write(self, target_hostname: Key, buffers: Numbers,
+                                   peer_buffer_addresses: Numbers, lengths: Numbers,
+                                   transport_hint: Key = "") -> int:
         """batch_transfer_async_write(target_hostname, buffers, peer_buffer_addresses, lengths,
         transport_hint="") -> int: a batch id, or 0 on failure."""
         return self._begin(c.MC_WRITE, target_hostname, buffers, peer_buffer_addresses, lengths,
                            transport_hint)
 
-    def batch_transfer_async_read(self, target_hostname: str, buffers: Sequence[int],
-                                  peer_buffer_addresses: Sequence[int], lengths: Sequence[int],
-                                  transport_hint: str = "") -> int:
+    def batch_transfer_async_read(self, target_hostname: Key, buffers: Numbers,
+                                  peer_buffer_addresses: Numbers, lengths: Numbers,
+                                  transport_hint: Key = "") -> int:
         """batch_transfer_async_read(target_hostname, buffers, peer_buffer_addresses, lengths,
         transport_hint="") -> int: a batch id, or 0 on failure."""
         return self._begin(c.MC_READ, target_hostname, buffers, peer_buffer_addresses, lengths,
                            transport_hint)
 
-    def batch_transfer_async(self, target_hostname: str, buffers: Sequence[int],
-                             peer_buffer_addresses: Sequence[int], lengths: Sequence[int],
-                             opcode: TransferOpcode, transport_hint: str = "") -> int:
+    def batch_transfer_async(self, target_hostname: Key, buffers: Numbers,
+                             peer_buffer_addresses: Numbers, lengths: Numbers,
+                             opcode: TransferOpcode, transport_hint: Key = "") -> int:
         """batch_transfer_async(target_hostname, buffers, peer_buffer_addresses, lengths, opcode,
         transport_hint="") -> int: a batch id, or 0 on failure."""
         return self._begin(opcode_of(opcode), target_hostname, buffers, peer_buffer_addresses,
@@ -622,7 +628,7 @@ class TransferEngine:
             return 1
         return -2 if status == c.MC_ERR_TIMEOUT else FAILED
 
-    def get_batch_transfer_status(self, batch_ids: Sequence[int]) -> int:
+    def get_batch_transfer_status(self, batch_ids: Numbers) -> int:
         """get_batch_transfer_status(batch_ids) -> int
 
         Waits for all and frees their ids: 0, or -1 when one failed or is unknown.
@@ -645,7 +651,7 @@ class TransferEngine:
         return [TransferNotify(name.decode("utf-8", "replace"), message.decode("utf-8", "replace"))
                 for name, message in found]
 
-    def send_probe(self, peer_server_name: str) -> int:
+    def send_probe(self, peer_server_name: Key) -> int:
         """send_probe(peer_server_name) -> int: 0 when the peer answers, else -1."""
         try:
             core, segment = self._target(peer_server_name, "")

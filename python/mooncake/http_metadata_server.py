@@ -124,7 +124,7 @@ class KVBootstrapServer:
         self._server = None
         self._thread = None
 
-    def run(self):
+    def run(self) -> None:
         """Listens and serves; returns at once. OSError when the port is taken."""
         self._server = ThreadingHTTPServer((self.host, self.port), Handler)
         self._server.daemon_threads = True
@@ -135,7 +135,7 @@ class KVBootstrapServer:
                                         name="mooncake-metadata")
         self._thread.start()
 
-    def close(self):
+    def close(self) -> None:
         """Stops listening; again does nothing."""
         server, self._server = self._server, None
         if server is not None:

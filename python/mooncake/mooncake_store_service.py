@@ -7,6 +7,8 @@ DELETE /api/remove_all. A failure is status 500 with {"error": ...}. The program
 on SIGTERM and SIGINT, and with 1 when it cannot start. Nothing beside the interpreter is needed.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import json
@@ -15,6 +17,7 @@ import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Dict, List, Optional
 from urllib.parse import unquote, urlsplit
 
 import mooncake
@@ -130,7 +133,8 @@ class Handler(BaseHTTPRequestHandler):
 class MooncakeStoreService:
     """A store client and its HTTP service. Its coroutines block in threads, not in the loop."""
 
-    def __init__(self, config_path=None, cli_config=None):
+    def __init__(self, config_path: Optional[str] = None,
+                 cli_config: Optional[Dict[str, Any]] = None):
         """Settings of the file or the environment, under those of `cli_config`."""
         given = dict(cli_config or {})
         unknown = set(given) - set(MooncakeConfig.__dataclass_fields__)
@@ -186,7 +190,7 @@ class MooncakeStoreService:
         threading.Thread(target=server.serve_forever, daemon=True, name="mooncake-rest").start()
         return True
 
-    async def stop(self):
+    async def stop(self) -> None:
         """Stops serving and closes the client; again does nothing."""
         server, self._server = self._server, None
         store, self.store = self.store, None
@@ -209,7 +213,7 @@ def arguments():
     return parser
 
 
-async def main(argv=None) -> int:
+async def main(argv: Optional[List[str]] = None) -> int:
     """The service until SIGTERM or SIGINT; the exit status."""
     parser = arguments()
     given = parser.parse_args(argv)

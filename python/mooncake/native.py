@@ -9,10 +9,12 @@ thread may call anything; the interpreter lock is free while the library works. 
 stays alive until it is unregistered or the engine is closed.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 from array import array
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 from . import _convert as convert
 from . import _prototypes as c
@@ -20,6 +22,7 @@ from ._buffers import BufferHandle, Value, make_handle
 from ._core import Core
 from ._errors import native_text
 from ._library import lib
+from ._types import Buffer, Key, Memory, Numbers
 
 __all__ = ["Batch", "Engine", "MooncakeError", "Peer", "SegmentBuffer", "Store"]
 
@@ -31,10 +34,10 @@ NAME_BYTES = 1024
 class MooncakeError(RuntimeError):
     """A call failed. `status` is a number of mooncake.h, `name` is that number's name there."""
 
-    def __init__(self, status, text):
+    def __init__(self, status: int, text: str):
         super().__init__(text)
         self.status = status
-        self.name = lib.mc_status_name(status).decode()
+        self.name: str = lib.mc_status_name(status).decode()
         self.retryable = bool(lib.mc_status_is_retryable(status))
 
 
@@ -68,7 +71,7 @@ class Engine:
     """A transfer engine: threads, connections and registered memory of its own."""
 
     def __init__(self, local_name: Optional[str] = None, metadata: Optional[str] = None,
-                 protocol: Optional[str] = None, **settings):
+                 protocol: Optional[str] = None, **settings: Any):
         """`settings` are those of docs/configuration.md, for example `tcp_io_threads=2`."""
         options = {"local_name": local_name, "metadata": metadata, "protocol": protocol}
         options = {name: convert.c_text(name, value) for name, value in options.items()
@@ -78,13 +81,13 @@ class Engine:
         self._core = core
         self._held = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the engine; again does nothing."""
         check(self._core.close())
         self._held.clear()
@@ -103,7 +106,7 @@ class Engine:
         """Everything the engine found and chose."""
         return json.loads(self._core.text(lib.mc_engine_dump))
 
-    def register(self, memory, length: Optional[int] = None, location: str = "*",
+    def register(self, memory: Memory, length: Optional[int] = None, location: str = "*",
                  access: int = 0) -> int:
         """Registers a buffer, or `length` bytes at an address; returns the address."""
         place, length, held = span(memory, length)
@@ -120,7 +123,7 @@ class Engine:
         check(status)
         return place
 
-    def unregister(self, memory) -> None:
+    def unregister(self, memory: Memory) -> None:
         """Takes that back, by the buffer or its address; then nobody touches it any more."""
         place, _, _ = span(memory, None if not isinstance(memory, int) else 0)
         check(self._core.unregister(array("Q", (place,))))
@@ -144,7 +147,7 @@ class Engine:
 class Peer:
     """The open segment of an engine."""
 
-    def __init__(self, engine, name, segment):
+    def __init__(self, engine: Engine, name: str, segment: int):
         self.engine = engine
         self.name = name
         self.segment = segment
@@ -163,11 +166,13 @@ class Peer:
                         for one in found[:count.value]]
             room = count.value
 
-    def read(self, memory, address: int, length: Optional[int] = None, timeout_ms: int = 0):
+    def read(self, memory: Memory, address: int, length: Optional[int] = None,
+             timeout_ms: int = 0) -> None:
         """Fills `memory`, inside a registered buffer, from the peer's address."""
         self._one(lib.mc_read, memory, address, length, timeout_ms)
 
-    def write(self, memory, address: int, length: Optional[int] = None, timeout_ms: int = 0):
+    def write(self, memory: Memory, address: int, length: Optional[int] = None,
+              timeout_ms: int = 0) -> None:
         """Writes `memory`, inside a registered buffer, to the peer's address."""
         self._one(lib.mc_write, memory, address, length, timeout_ms)
 
@@ -177,13 +182,13 @@ class Peer:
                    convert.number("address", address), length,
                    convert.number("timeout_ms", timeout_ms, convert.U32_MAX)))
 
-    def read_many(self, locals_: Sequence[int], addresses: Sequence[int],
-                  lengths: Sequence[int], timeout_ms: int = 0):
+    def read_many(self, locals_: Numbers, addresses: Numbers,
+                  lengths: Numbers, timeout_ms: int = 0) -> None:
         """Reads ranges, all of them, and waits."""
         self._many(READ, locals_, addresses, lengths, timeout_ms)
 
-    def write_many(self, locals_: Sequence[int], addresses: Sequence[int],
-                   lengths: Sequence[int], timeout_ms: int = 0):
+    def write_many(self, locals_: Numbers, addresses: Numbers,
+                   lengths: Numbers, timeout_ms: int = 0) -> None:
         """Writes ranges, all of them, and waits."""
         self._many(WRITE, locals_, addresses, lengths, timeout_ms)
 
@@ -194,8 +199,8 @@ class Peer:
                                          convert.number("timeout_ms", timeout_ms,
                                                         convert.U32_MAX)))
 
-    def submit(self, operation: int, locals_: Sequence[int], addresses: Sequence[int],
-               lengths: Sequence[int], timeout_ms: int = 0) -> "Batch":
+    def submit(self, operation: int, locals_: Numbers, addresses: Numbers,
+               lengths: Numbers, timeout_ms: int = 0) -> "Batch":
         """Starts ranges (READ or WRITE) and returns at once."""
         columns = three(locals_, addresses, lengths)
         status, handle = self.engine._core.submit(operation, self.segment, *columns,
@@ -204,13 +209,13 @@ class Peer:
         check(status)
         return Batch(self.engine, handle)
 
-    def notify(self, name: bytes, message: bytes, timeout_ms: int = 0):
+    def notify(self, name: Key, message: Key, timeout_ms: int = 0) -> None:
         """Tells the peer something; returns when it has it."""
         name, message = convert.text("name", name), convert.text("message", message)
         check(lib.mc_notify_send(self.engine._core.handle, self.segment, name, len(name), message,
                                  len(message), timeout_ms))
 
-    def probe(self, timeout_ms: int = 0):
+    def probe(self, timeout_ms: int = 0) -> None:
         """Asks the peer for a sign of life."""
         check(lib.mc_segment_probe(self.engine._core.handle, self.segment, timeout_ms))
 
@@ -218,14 +223,14 @@ class Peer:
 class Batch:
     """Ranges under way. Leaving the context, or `close`, cancels what has not ended."""
 
-    def __init__(self, engine, handle):
+    def __init__(self, engine: Engine, handle: int):
         self.engine = engine
         self._handle = handle
 
-    def __enter__(self):
+    def __enter__(self) -> Batch:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self):
@@ -239,7 +244,7 @@ class Batch:
         check(status)
         return status == c.MC_OK
 
-    def wait(self, timeout_ms: int):
+    def wait(self, timeout_ms: int) -> None:
         """Waits; raises when something failed or the time is over, and then it goes on."""
         check(lib.mc_batch_wait(self._handle, timeout_ms, None))
 
@@ -249,7 +254,7 @@ class Batch:
         check(lib.mc_batch_event_fd(self._handle, ctypes.byref(number)))
         return number.value
 
-    def close(self):
+    def close(self) -> None:
         """Gives the batch up; then its local memory is not touched any more."""
         handle, self._handle = self._handle, None
         if handle is not None:
@@ -269,7 +274,7 @@ class Store:
 
     def __init__(self, master: str, local_hostname: str, *, metadata_server: str = "P2PHANDSHAKE",
                  segment_bytes: int = 0, local_buffer_bytes: int = 16 << 20,
-                 engine: Optional[Engine] = None, **settings):
+                 engine: Optional[Engine] = None, **settings: Any):
         """`segment_bytes` is memory given to the pool; `settings` are those of mooncake.json."""
         text = json.dumps(settings).encode() if settings else None
         given = c.mc_store_options_t(
@@ -287,13 +292,13 @@ class Store:
         from .store import Client
         self._client = Client(handle.value, engine)
 
-    def __enter__(self):
+    def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the client; again does nothing."""
         check(self._client.close())
 
@@ -302,7 +307,7 @@ class Store:
         """The handle of the C API, for what is not wrapped here."""
         return self._client.handle
 
-    def put(self, key, value) -> bool:
+    def put(self, key: Key, value: Buffer) -> bool:
         """Puts an object; False when there was one already, which stays as it is."""
         name, held = convert.text("key", key), Value("value", value)
         status = lib.mc_store_put(self.handle, name, len(name), held.address, held.length, None)
@@ -311,7 +316,7 @@ class Store:
         check(status)
         return True
 
-    def get(self, key) -> Optional[BufferHandle]:
+    def get(self, key: Key) -> Optional[BufferHandle]:
         """An object's bytes, in memory of the store; None when there is no object."""
         name, handle = convert.text("key", key), ctypes.c_void_p()
         status = lib.mc_store_get_buffer(self.handle, name, len(name), 0, ctypes.byref(handle))
@@ -320,7 +325,7 @@ class Store:
         check(status)
         return make_handle(handle.value)
 
-    def get_into(self, key, memory, length: Optional[int] = None) -> int:
+    def get_into(self, key: Key, memory: Memory, length: Optional[int] = None) -> int:
         """Reads an object into a writable buffer, or to an address; returns its size."""
         if not isinstance(memory, int) and memoryview(memory).readonly:
             raise TypeError("argument 'memory': a writable buffer expected")
@@ -329,13 +334,13 @@ class Store:
         check(lib.mc_store_get(self.handle, name, len(name), place, room, 0, ctypes.byref(size)))
         return size.value
 
-    def exists(self, key) -> bool:
+    def exists(self, key: Key) -> bool:
         """Whether there is such an object, complete."""
         name, found = convert.text("key", key), ctypes.c_int32()
         check(lib.mc_store_exists(self.handle, name, len(name), 0, ctypes.byref(found)))
         return bool(found.value)
 
-    def remove(self, key, force: bool = False):
+    def remove(self, key: Key, force: bool = False) -> None:
         """Removes an object."""
         name = convert.text("key", key)
         check(lib.mc_store_remove(self.handle, name, len(name), bool(force), 0))

@@ -5,31 +5,53 @@ reason. What has the wrong type is a TypeError. Every call may be made from any 
 before `setup` and after `close` too. The interpreter lock is free while the library works.
 """
 
+from __future__ import annotations
+
 import ctypes
+import threading
 import weakref
 from array import array
 from ctypes import byref, c_int32, c_size_t, c_uint64, c_void_p
-from itertools import accumulate, chain
-from typing import Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, overload
 
 from . import _convert as convert
-from . import _errors, _numa, _tensor
+from . import _dummy, _errors, _numa
 from . import _prototypes as c
+from . import _types as types
+from ._buffer_pool import BufferLease, BufferPool
 from ._buffers import BufferHandle, Value, empty_bytes, make_handle
 from ._convert import WORD, Keys, address, columns
 from ._core import Memory
 from ._errors import Refused
 from ._library import lib
+from ._replicas import (Descriptor, DiskDescriptor, MemoryDescriptor, ReplicaDescriptor,
+                        ReplicaStatus)
 from ._replicate import INVALID_PARAMS, ReplicateConfig, SoftPinAction, options
 from ._sizes import parse_size
+from ._store_calls import (answers, code_of, flat_bytes, many_ranges_each, names_only,
+                           one_range_each, put_code_of, refuse, told)
+from ._store_ranges import Ranges
+from ._store_segments import Segments
+from ._store_tensors import Tensors
+from ._store_tensors import deserialize as _deserialize_tensor
+from ._store_tensors import metadata_size as _tensor_metadata_size
+from ._store_tensors import serialize as _serialize_tensor
+from ._store_upserts import Upserts
+from ._types import Buffer, Codes, Key, Numbers, NumbersEach
 
-__all__ = ["BufferHandle", "MooncakeDistributedStore", "MooncakeHostMemAllocator",
-           "ReplicateConfig", "SoftPinAction", "bind_to_numa_node"]
+if TYPE_CHECKING:
+    from .engine import InnerTransferEngine
 
-OBJECT_NOT_FOUND = -704
+__all__ = ["COMPLETE", "FAILED", "INITIALIZED", "PROCESSING", "REMOVED", "UNDEFINED",
+           "BufferHandle", "BufferLease", "BufferPool", "Descriptor", "DiskDescriptor",
+           "MemoryDescriptor", "MooncakeDistributedStore", "MooncakeHostMemAllocator",
+           "RegisteredBufferLease", "RegisteredBufferPool", "ReplicaDescriptor", "ReplicaStatus",
+           "ReplicateConfig", "SoftPinAction", "_deserialize_tensor", "_serialize_tensor",
+           "_tensor_metadata_size", "bind_to_numa_node"]
+
 HEALTHY, NOT_SET_UP, MASTER_UNREACHABLE = 0, 1, 2
 NAME_BYTES = 1024
-STRUCT_BYTES = ctypes.sizeof(c.mc_store_range_t)
+POOL_ALIGNMENT = 64
 
 DEFAULT_SIZE = 16 << 20
 DEFAULT_MASTER = "127.0.0.1:50051"
@@ -41,22 +63,13 @@ DICT_NAMES = {"local_hostname": "local_hostname", "metadata_server": "metadata_s
               "master_server_addr": "master_server_addr",
               "master_server_address": "master_server_addr"}
 
-_MISSING = object()
-_codes: Dict[int, int] = {0: 0}
+UNDEFINED, INITIALIZED, PROCESSING = (ReplicaStatus.UNDEFINED, ReplicaStatus.INITIALIZED,
+                                      ReplicaStatus.PROCESSING)
+COMPLETE, REMOVED, FAILED = ReplicaStatus.COMPLETE, ReplicaStatus.REMOVED, ReplicaStatus.FAILED
 
+RegisteredBufferPool, RegisteredBufferLease = BufferPool, BufferLease
 
-def code_of(status):
-    """Upstream's number for a status of the library."""
-    code = _codes.get(status)
-    if code is None:
-        code = _codes[status] = lib.mc_store_upstream_code(status)
-    return code
-
-
-def put_code_of(status):
-    """As `code_of`; an object that is there is what a put wants. One that is only on its way may
-    never arrive: that is -703, where upstream has success."""
-    return 0 if status == c.MC_ERR_OBJECT_EXISTS else code_of(status)
+_MISSING: Any = object()
 
 
 def bind_to_numa_node(node: int) -> None:
@@ -68,8 +81,8 @@ def bind_to_numa_node(node: int) -> None:
 class MooncakeHostMemAllocator:
     """Memory of the host, by address."""
 
-    def __init__(self):
-        self._memory = {}
+    def __init__(self) -> None:
+        self._memory: Dict[int, Memory] = {}
 
     def alloc(self, size: int) -> int:
         """alloc(size) -> int: an address, or 0."""
@@ -89,31 +102,79 @@ class MooncakeHostMemAllocator:
 
 
 class Client:
-    """A running client of the store, and the engine it uses."""
+    """A running client of the store, the engine it uses, and what it was opened with."""
 
-    def __init__(self, handle, engine):
+    def __init__(self, handle, engine, given=None):
         self.handle = handle
         self.engine = engine
-        self.sessions = {}
+        self.given = given
+        # What is read or written in pieces, by key, and segments that were mounted later.
+        self.sessions, self.staged, self.mounted = {}, {}, {}
+        self.pool = None
         # At exit clients end before engines: the last made goes first.
         self._end = weakref.finalize(self, lib.mc_store_close, handle)
 
+    def beside(self, size, protocol):
+        """(status, client): another one with the same settings and a segment of its own."""
+        given = c.mc_store_options_t.from_buffer_copy(self.given)
+        # A port that was asked for is taken by the first.
+        given.local_hostname = without_port(given.local_hostname)
+        given.global_segment_bytes, given.local_buffer_bytes = size, c.MC_STORE_NO_BYTES
+        given.protocol = protocol
+        handle = c_void_p()
+        engine = self.engine.handle if self.engine else None
+        status = lib.mc_store_open(byref(given), engine, byref(handle))
+        return status, Client(handle.value, self.engine, given) if status == 0 else None
+
     def close(self):
+        for mounted in list(self.mounted.values()):
+            mounted.close()
+        self.mounted.clear()
+        self.staged.clear()
         return self._end() or 0
 
 
-class MooncakeDistributedStore:
+class Pool:
+    """Registered memory that a program takes pieces of and never gives back."""
+
+    def __init__(self, length):
+        self.memory, self.left = Memory(length), length
+        self.lock = threading.Lock()
+
+    def take(self, size):
+        """An address, or 0."""
+        size = -(-size // POOL_ALIGNMENT) * POOL_ALIGNMENT
+        with self.lock:
+            if not 0 < size <= self.left:
+                return 0
+            self.left -= size
+            return self.memory.address + self.left
+
+
+class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
     """A client of the store: it puts objects into a pool of memory and gets them by name."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._client: Optional[Client] = None
 
     # Life.
 
-    def setup(self, local_hostname=_MISSING, metadata_server=_MISSING,
-              global_segment_size=_MISSING, local_buffer_size=_MISSING, protocol=_MISSING,
-              rdma_devices=_MISSING, master_server_addr=_MISSING, engine=None, *,
-              config=_MISSING) -> int:
+    @overload
+    def setup(self, local_hostname: Key, metadata_server: Key, global_segment_size: int,
+              local_buffer_size: int, protocol: Key, rdma_devices: Optional[Key],
+              master_server_addr: Key, engine: Optional[InnerTransferEngine] = None) -> int: ...
+
+    @overload
+    def setup(self, local_hostname: Dict[str, Any]) -> int: ...
+
+    @overload
+    def setup(self, *, config: Dict[str, Any]) -> int: ...
+
+    def setup(self, local_hostname: Any = _MISSING, metadata_server: Any = _MISSING,
+              global_segment_size: Any = _MISSING, local_buffer_size: Any = _MISSING,
+              protocol: Any = _MISSING, rdma_devices: Any = _MISSING,
+              master_server_addr: Any = _MISSING, engine: Any = None, *,
+              config: Any = _MISSING) -> int:
         """setup(local_hostname, metadata_server, global_segment_size, local_buffer_size, protocol,
         rdma_devices, master_server_addr, engine=None) -> int
         setup(config: dict) -> int
@@ -169,7 +230,7 @@ class MooncakeDistributedStore:
         if status != 0:
             _errors.tell_native(lib, status, "setup")
             return code_of(status)
-        before, self._client = self._client, Client(handle.value, core)
+        before, self._client = self._client, Client(handle.value, core, given)
         if before is not None:
             before.close()
         return 0
@@ -182,6 +243,37 @@ class MooncakeDistributedStore:
         return self.setup("localhost:12345", "127.0.0.1:2379", mount_segment_size, DEFAULT_SIZE,
                           protocol, device_name, DEFAULT_MASTER)
 
+    def setup_dummy(self, mem_pool_size: int, local_buffer_size: int, server_address: str) -> int:
+        """setup_dummy(mem_pool_size, local_buffer_size, server_address) -> int
+
+        `setup` with what the `mooncake_client` at that address tells: a client of its master that
+        gives no memory to the pool. `alloc_from_mem_pool` gives out registered memory of
+        `mem_pool_size` bytes.
+        """
+        pool_size = convert.number("mem_pool_size", mem_pool_size)
+        buffer_size = convert.number("local_buffer_size", local_buffer_size)
+        server = convert.text("server_address", server_address).decode("utf-8", "replace")
+        try:
+            own, told = _dummy.attach(server)
+            pool = Pool(pool_size) if pool_size else None
+        except (_dummy.NotThere, OSError, ValueError, OverflowError, MemoryError) as reason:
+            return refuse(f"setup_dummy: {reason}")
+        code = self.setup(own, told["metadata_server"], 0, buffer_size, told["protocol"],
+                          told["device_names"], told["master_server_address"])
+        client = self._client
+        if code == 0 and pool is not None and client is not None:
+            client.pool = pool
+            code = self.register_buffer(pool.memory.address, pool.memory.length)
+        return code
+
+    def alloc_from_mem_pool(self, size: int) -> int:
+        """alloc_from_mem_pool(size) -> int: address of registered memory of `setup_dummy`, for good;
+        0 when there is none or no more."""
+        size = convert.number("size", size)
+        pool = self._client.pool if self._client is not None else None
+        place = pool.take(size) if pool is not None else 0
+        return place or refuse(f"{size} bytes are not in the pool of setup_dummy", 0)
+
     def close(self) -> int:
         """close() -> int: 0; again does nothing."""
         client, self._client = self._client, None
@@ -192,10 +284,10 @@ class MooncakeDistributedStore:
             _errors.tell_native(lib, status, "close")
         return code_of(status)
 
-    def __enter__(self):
+    def __enter__(self) -> MooncakeDistributedStore:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _handle(self):
@@ -222,9 +314,20 @@ class MooncakeDistributedStore:
             return NOT_SET_UP
         return HEALTHY if health.master_is_reachable else MASTER_UNREACHABLE
 
+    def _metrics_text(self):
+        """Counters of the client in the format that Prometheus reads; empty before `setup`."""
+        client, length = self._client, c_size_t(NAME_BYTES)
+        while client is not None:
+            room = length.value + 1
+            text = ctypes.create_string_buffer(room)
+            status = lib.mc_store_metrics_text(client.handle, text, room, byref(length))
+            if status != 0 or length.value < room:
+                return text.value.decode("utf-8", "replace") if status == 0 else ""
+        return ""
+
     # One object.
 
-    def put(self, key: str, value, config: Optional[ReplicateConfig] = None) -> int:
+    def put(self, key: Key, value: Buffer, config: Optional[ReplicateConfig] = None) -> int:
         """put(key, value, config=ReplicateConfig()) -> int
 
         0, also when the object is there already and stays as it is; negative on failure. All bytes
@@ -233,7 +336,7 @@ class MooncakeDistributedStore:
         held = Value("value", value)
         return self._put_one(key, (held.address,), (held.length,), config, "put")
 
-    def put_from(self, key: str, buffer_ptr: int, size: int,
+    def put_from(self, key: Key, buffer_ptr: int, size: int,
                  config: Optional[ReplicateConfig] = None) -> int:
         """put_from(key, buffer_ptr, size, config=ReplicateConfig()) -> int: as put, from memory.
         A size of 0 puts nothing and is 0."""
@@ -243,7 +346,7 @@ class MooncakeDistributedStore:
             return options("config", config)[0]
         return self._put_one(key, (place,), (size,), config, "put_from")
 
-    def put_parts(self, key: str, *parts, config: Optional[ReplicateConfig] = None) -> int:
+    def put_parts(self, key: Key, *parts: Buffer, config: Optional[ReplicateConfig] = None) -> int:
         """put_parts(key, *parts, config=ReplicateConfig()) -> int: one object of all parts.
         Nothing at all puts nothing and is 0."""
         for part in parts:
@@ -256,7 +359,7 @@ class MooncakeDistributedStore:
         return self._put_one(key, [part.address for part in held], [part.length for part in held],
                              config, "put_parts")
 
-    def put_from_with_metadata(self, key: str, buffer_ptr: int, metadata_buffer_ptr: int,
+    def put_from_with_metadata(self, key: Key, buffer_ptr: int, metadata_buffer_ptr: int,
                                size: int, metadata_size: int,
                                config: Optional[ReplicateConfig] = None) -> int:
         """put_from_with_metadata(key, buffer_ptr, metadata_buffer_ptr, size, metadata_size,
@@ -289,11 +392,11 @@ class MooncakeDistributedStore:
             status = status or result.value
         return told(status, call, put_code_of)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: Key) -> bytes:
         """get(key) -> bytes: empty when there is none."""
         return self.get_batch((key,))[0]
 
-    def get_into(self, key: str, buffer_ptr: int, size: int) -> int:
+    def get_into(self, key: Key, buffer_ptr: int, size: int) -> int:
         """get_into(key, buffer_ptr, size) -> int: bytes read, or negative."""
         place, room = convert.number("buffer_ptr", buffer_ptr), convert.number("size", size)
         name = convert.text("key", key)
@@ -305,7 +408,7 @@ class MooncakeDistributedStore:
         status = lib.mc_store_get(handle, name, len(name), place, room, 0, byref(read))
         return read.value if status == 0 else told(status, "get_into")
 
-    def get_buffer(self, key: str) -> Optional[BufferHandle]:
+    def get_buffer(self, key: Key) -> Optional[BufferHandle]:
         """get_buffer(key) -> BufferHandle, or None."""
         name = convert.text("key", key)
         try:
@@ -319,7 +422,7 @@ class MooncakeDistributedStore:
             return None
         return make_handle(handle.value)
 
-    def get_size(self, key: str) -> int:
+    def get_size(self, key: Key) -> int:
         """get_size(key) -> int: bytes of the object, or negative."""
         name = convert.text("key", key)
         size = c_uint64()
@@ -329,7 +432,7 @@ class MooncakeDistributedStore:
             return refuse(reason)
         return size.value if status == 0 else told(status, "get_size")
 
-    def is_exist(self, key: str) -> int:
+    def is_exist(self, key: Key) -> int:
         """is_exist(key) -> int: 1, 0, or negative."""
         name = convert.text("key", key)
         found = c_int32()
@@ -339,7 +442,7 @@ class MooncakeDistributedStore:
             return refuse(reason)
         return found.value if status == 0 else told(status, "is_exist")
 
-    def remove(self, key: str, force: bool = False) -> int:
+    def remove(self, key: Key, force: bool = False) -> int:
         """remove(key, force=False) -> int: 0; -704 missing; -706 leased by a reader."""
         name, force = convert.text("key", key), convert.boolean("force", force)
         try:
@@ -392,7 +495,7 @@ class MooncakeDistributedStore:
 
     # Many objects.
 
-    def put_batch(self, keys: Sequence[str], values: Sequence,
+    def put_batch(self, keys: types.Keys, values: Sequence[Buffer],
                   config: Optional[ReplicateConfig] = None) -> int:
         """put_batch(keys, values, config=ReplicateConfig()) -> int: 0, or the first failure."""
         names = Keys("keys", keys)
@@ -406,9 +509,9 @@ class MooncakeDistributedStore:
                                    "put_batch")
         return next((code for code in results if code != 0), 0)
 
-    def batch_put_from(self, keys: Sequence[str], buffer_ptrs: Sequence[int],
-                       sizes: Sequence[int],
-                       config: Optional[ReplicateConfig] = None) -> List[int]:
+    def batch_put_from(self, keys: types.Keys, buffer_ptrs: Numbers,
+                       sizes: Numbers,
+                       config: Optional[ReplicateConfig] = None) -> Codes:
         """batch_put_from(keys, buffer_ptrs, sizes, config=ReplicateConfig()) -> list of 0 or
         negative, one for each key."""
         return self._put_ranges(Keys("keys", keys), convert.numbers("buffer_ptrs", buffer_ptrs),
@@ -418,18 +521,18 @@ class MooncakeDistributedStore:
         ranges = one_range_each(keys, places, sizes)
         return self._put_batch(keys, ranges, config, call, False)
 
-    def batch_put_from_multi_buffers(self, keys: Sequence[str],
-                                     all_buffer_ptrs: Sequence[Sequence[int]],
-                                     all_sizes: Sequence[Sequence[int]],
-                                     config: Optional[ReplicateConfig] = None) -> List[int]:
+    def batch_put_from_multi_buffers(self, keys: types.Keys,
+                                     all_buffer_ptrs: NumbersEach,
+                                     all_sizes: NumbersEach,
+                                     config: Optional[ReplicateConfig] = None) -> Codes:
         """batch_put_from_multi_buffers(keys, all_buffer_ptrs, all_sizes, config=ReplicateConfig())
         -> list of 0 or negative; each key is one object of all its parts."""
         names = Keys("keys", keys)
         ranges = many_ranges_each(names, all_buffer_ptrs, all_sizes)
         return self._put_batch(names, ranges, config, "batch_put_from_multi_buffers", True)
 
-    def batch_put_from_ascend(self, key: str, buffer_ptrs: Sequence[int], sizes: Sequence[int],
-                              config: Optional[ReplicateConfig] = None) -> List[int]:
+    def batch_put_from_ascend(self, key: Key, buffer_ptrs: Numbers, sizes: Numbers,
+                              config: Optional[ReplicateConfig] = None) -> Codes:
         """batch_put_from_ascend(key, buffer_ptrs, sizes, config=ReplicateConfig()) -> [0] or
         [negative]: one object of all ranges."""
         names = Keys("key", (key,))
@@ -454,7 +557,7 @@ class MooncakeDistributedStore:
                                         byref(given.struct) if given else None, address(statuses))
         return answers(keys, status, statuses, call, put_code_of)
 
-    def get_batch(self, keys: Sequence[str]) -> List[bytes]:
+    def get_batch(self, keys: types.Keys) -> List[bytes]:
         """get_batch(keys) -> list of bytes, empty where there is no object."""
         names = Keys("keys", keys)
         if self._client is None:
@@ -489,7 +592,7 @@ class MooncakeDistributedStore:
         told(status or c.MC_ERR_OBJECT_NOT_READY, "get")
         return b""
 
-    def batch_get_buffer(self, keys: Sequence[str]) -> List[Optional[BufferHandle]]:
+    def batch_get_buffer(self, keys: types.Keys) -> List[Optional[BufferHandle]]:
         """batch_get_buffer(keys) -> list of BufferHandle, None where there is no object."""
         names = Keys("keys", keys)
         return [make_handle(handle) if status == 0 else None
@@ -514,18 +617,18 @@ class MooncakeDistributedStore:
             return [(place, status, None) for place in range(keys.count)]
         return list(zip(range(keys.count), statuses, handles))
 
-    def batch_get_into(self, keys: Sequence[str], buffer_ptrs: Sequence[int],
-                       sizes: Sequence[int]) -> List[int]:
+    def batch_get_into(self, keys: types.Keys, buffer_ptrs: Numbers,
+                       sizes: Numbers) -> Codes:
         """batch_get_into(keys, buffer_ptrs, sizes) -> list of bytes read or negative."""
         names = Keys("keys", keys)
         ranges = one_range_each(names, convert.numbers("buffer_ptrs", buffer_ptrs),
                                 convert.numbers("sizes", sizes))
         return self._get_batch(names, ranges, "batch_get_into")
 
-    def batch_get_into_multi_buffers(self, keys: Sequence[str],
-                                     all_buffer_ptrs: Sequence[Sequence[int]],
-                                     all_sizes: Sequence[Sequence[int]],
-                                     prefer_alloc_in_same_node: bool = False) -> List[int]:
+    def batch_get_into_multi_buffers(self, keys: types.Keys,
+                                     all_buffer_ptrs: NumbersEach,
+                                     all_sizes: NumbersEach,
+                                     prefer_alloc_in_same_node: bool = False) -> Codes:
         """batch_get_into_multi_buffers(keys, all_buffer_ptrs, all_sizes,
         prefer_alloc_in_same_node=False) -> list of bytes read or negative. The last argument
         changes nothing."""
@@ -534,8 +637,8 @@ class MooncakeDistributedStore:
         ranges = many_ranges_each(names, all_buffer_ptrs, all_sizes)
         return self._get_batch(names, ranges, "batch_get_into_multi_buffers")
 
-    def batch_get_into_ascend(self, key: str, buffer_ptrs: Sequence[int],
-                              sizes: Sequence[int]) -> List[int]:
+    def batch_get_into_ascend(self, key: Key, buffer_ptrs: Numbers,
+                              sizes: Numbers) -> Codes:
         """batch_get_into_ascend(key, buffer_ptrs, sizes) -> [bytes read] or [negative]."""
         names = Keys("key", (key,))
         ranges = many_ranges_each(names, (buffer_ptrs,), (sizes,))
@@ -558,7 +661,7 @@ class MooncakeDistributedStore:
         codes = answers(keys, status, statuses, call, code_of)
         return [size if code == 0 else code for size, code in zip(sizes, codes)]
 
-    def batch_is_exist(self, keys: Sequence[str]) -> List[int]:
+    def batch_is_exist(self, keys: types.Keys) -> Codes:
         """batch_is_exist(keys) -> list of 1, 0, or negative."""
         names = Keys("keys", keys)
         try:
@@ -575,7 +678,7 @@ class MooncakeDistributedStore:
         codes = answers(names, status, statuses, "batch_is_exist", code_of)
         return [there if code == 0 else code for there, code in zip(found, codes)]
 
-    def batch_remove(self, keys: Sequence[str], force: bool = False) -> List[int]:
+    def batch_remove(self, keys: types.Keys, force: bool = False) -> Codes:
         """batch_remove(keys, force=False) -> list of 0 or negative."""
         names, force = Keys("keys", keys), convert.boolean("force", force)
         try:
@@ -590,159 +693,12 @@ class MooncakeDistributedStore:
                                            address(statuses))
         return answers(names, status, statuses, "batch_remove", code_of)
 
-    # Pieces of objects, layer by layer.
 
-    def batch_get_session_start(self, keys: Sequence[str]) -> List[int]:
-        """batch_get_session_start(keys) -> list of 0 or negative: objects that are held for
-        reading in pieces until `batch_get_session_end`."""
-        names = convert.sequence("keys", keys)
-        found = self.batch_get_buffer(names)
-        client = self._client
-        if client is None:
-            return [INVALID_PARAMS] * len(names)
-        for key, handle in zip(names, found):
-            if handle is not None:
-                client.sessions[convert.text("keys", key)] = handle
-        return [0 if handle is not None else OBJECT_NOT_FOUND for handle in found]
-
-    def batch_get_into_multi_buffer_ranges(self, keys: Sequence[str],
-                                           all_buffer_ptrs: Sequence[Sequence[int]],
-                                           all_sizes: Sequence[Sequence[int]],
-                                           all_src_offsets: Sequence[Sequence[int]]) -> List[int]:
-        """batch_get_into_multi_buffer_ranges(keys, all_buffer_ptrs, all_sizes, all_src_offsets)
-        -> list of bytes read or negative, from objects of a session."""
-        names = [convert.text("keys", key) for key in convert.sequence("keys", keys)]
-        lists = [convert.sequence(name, values) for name, values in (
-            ("all_buffer_ptrs", all_buffer_ptrs), ("all_sizes", all_sizes),
-            ("all_src_offsets", all_src_offsets))]
-        client = self._client
-        if client is None or any(len(values) != len(names) for values in lists):
-            return [refuse("no session, or lists of different lengths")] * len(names)
-        return [copy_ranges(client.sessions.get(name), *parts)
-                for name, *parts in zip(names, *lists)]
-
-    def batch_get_session_end(self, keys: Sequence[str]) -> int:
-        """batch_get_session_end(keys) -> int: 0; objects without a session are passed over."""
-        names = [convert.text("keys", key) for key in convert.sequence("keys", keys)]
-        client = self._client
-        if client is None:
-            return refuse("the store is not set up")
-        for name in names:
-            client.sessions.pop(name, None)
-        return 0
-
-    # Tensors.
-
-    def put_tensor(self, key: str, tensor) -> int:
-        """put_tensor(key, tensor) -> int: 0 or negative. At most four dimensions."""
-        convert.text("key", key)
-        if not _tensor.is_tensor(tensor):
-            return refuse("put_tensor: this is no torch tensor")
-        header = _tensor.header_of(tensor)
-        if header is None:
-            return refuse(f"put_tensor: {tensor.dtype} with {len(tensor.shape)} dimensions")
-        tensor = tensor.detach().cpu().contiguous()
-        length = tensor.element_size() * tensor.numel()
-        head = Value("header", header)
-        return self._put_one(key, (head.address, tensor.data_ptr()), (head.length, length), None,
-                             "put_tensor")
-
-    def get_tensor(self, key: str):
-        """get_tensor(key) -> torch tensor with memory of its own, or None."""
-        data = self.get(key)
-        return _tensor.load(data) if data else None
-
-
-def refuse(reason, value=INVALID_PARAMS):
-    """What a call answers without asking the library."""
-    _errors.tell(str(reason))
-    return value
-
-
-def told(status, call, translate=code_of):
-    """Upstream's number for a status; the reason is kept when that is a failure."""
-    code = translate(status)
-    if code != 0:
-        _errors.tell_native(lib, status, call)
-    return code
-
-
-def answers(keys, status, statuses, call, translate):
-    """Upstream's numbers for all keys of a batch."""
-    if status != 0:
-        return [told(status, call)] * keys.count
-    if not any(statuses):
-        return [0] * keys.count
-    codes = [translate(status) for status in statuses]
-    failed = next((status for status in statuses if translate(status) != 0), 0)
-    if failed:
-        _errors.tell_native(lib, failed, call)
-    return codes
-
-
-def names_only(keys):
-    """mc_store_object_t of keys without memory."""
-    return columns(keys.addresses, keys.lengths, 0, 0)
-
-
-def one_range_each(keys, places, sizes):
-    """(objects, what they point at), or None when the lists do not fit."""
-    if not len(places) == len(sizes) == keys.count:
-        return None
-    if keys.count == 0:
-        return (), ()
-    ranges = columns(places, sizes)
-    first = address(ranges)
-    starts = array(WORD, range(first, first + STRUCT_BYTES * keys.count, STRUCT_BYTES))
-    return columns(keys.addresses, keys.lengths, starts, 1), ranges
-
-
-def many_ranges_each(keys, all_places, all_sizes):
-    """(objects, what they point at), or None when the lists do not fit."""
-    all_places = convert.sequence("all_buffer_ptrs", all_places)
-    all_sizes = convert.sequence("all_sizes", all_sizes)
-    all_places = [convert.sequence("all_buffer_ptrs", places) for places in all_places]
-    all_sizes = [convert.sequence("all_sizes", sizes) for sizes in all_sizes]
-    counts = array(WORD, map(len, all_places))
-    flat_places = convert.numbers("all_buffer_ptrs", list(chain.from_iterable(all_places)))
-    flat_sizes = convert.numbers("all_sizes", list(chain.from_iterable(all_sizes)))
-    if len(counts) != keys.count or counts != array(WORD, map(len, all_sizes)):
-        return None
-    if keys.count == 0:
-        return (), ()
-    ranges = columns(flat_places, flat_sizes)
-    starts = array(WORD, accumulate(chain((address(ranges),),
-                                          (STRUCT_BYTES * count for count in counts))))
-    starts.pop()
-    return columns(keys.addresses, keys.lengths, starts, counts), ranges
-
-
-def flat_bytes(part):
-    """Refuses, as upstream does, what is not one row of bytes."""
-    try:
-        view = memoryview(part)
-    except TypeError:
-        raise convert.wrong("parts", "contiguous bytes", part) from None
-    if view.ndim != 1 or view.itemsize != 1:
-        raise RuntimeError("parts must be 1-D bytes-like")
-
-
-def copy_ranges(handle, places, sizes, offsets):
-    """Bytes copied out of an object; negative when a piece is not inside it."""
-    places = convert.numbers("all_buffer_ptrs", places)
-    sizes = convert.numbers("all_sizes", sizes)
-    offsets = convert.numbers("all_src_offsets", offsets)
-    if handle is None:
-        return refuse("no session for this object", OBJECT_NOT_FOUND)
-    if not len(places) == len(sizes) == len(offsets):
-        return refuse("lists of different lengths")
-    length = handle.size()
-    for place, size, offset in zip(places, sizes, offsets):
-        if offset + size > length or (place == 0 and size > 0):
-            return refuse(f"{size} bytes at {offset} of an object of {length}")
-    for place, size, offset in zip(places, sizes, offsets):
-        ctypes.memmove(place, handle.ptr() + offset, size)
-    return sum(sizes)
+def without_port(name):
+    """The host of "host:port", "[v6]:port", or as it is."""
+    if name.startswith(b"["):
+        return name.partition(b"]")[0] + b"]"
+    return name.partition(b":")[0] if name.count(b":") == 1 else name
 
 
 def from_dict(config):

@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import List, Optional
 from urllib.parse import urlsplit
 
 PATHS = ("/v1/completions", "/v1/chat/completions")
@@ -270,7 +271,7 @@ def arguments():
     return parser
 
 
-def main(argv=None) -> int:
+def main(argv: Optional[List[str]] = None) -> int:
     """Serves until SIGTERM or SIGINT; the exit status."""
     given = arguments().parse_args(argv)
     try:

@@ -28,6 +28,7 @@ pub mod status;
 pub mod store;
 pub mod store_batch;
 pub mod store_buffer;
+pub mod store_replicas;
 pub mod store_state;
 pub mod transfer;
 pub mod upstream;

@@ -25,6 +25,7 @@ mod own;
 mod plan;
 mod put;
 mod rpc_master;
+mod shown;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use mover::{Direction, Move, Mover};
 pub use open::Parts;
 pub use options::StoreOptions;
 pub use plan::{Object, Range};
+pub use shown::replica_shown;
 
 pub use crate::pool::object::PutOptions;
 pub use crate::pool::replica::{Place, Replica};

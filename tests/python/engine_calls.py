@@ -322,6 +322,55 @@ def garbage_is_collected():
     expect(len(os.listdir("/proc/self/task")) < threads, "its threads are still there")
 
 
+SHARE = """
+import ctypes
+from mooncake.engine import SharedSegment
+mine, blob = SharedSegment.create('kv', 1 << 20, 2, 1)
+mine.complete([{blob!r}, blob])
+assert mine.ready() and ctypes.string_at(mine.base_addr(), 5) == b'hello'
+ctypes.memmove(mine.base_addr() + 100, b'world', 5)
+print('shared')
+"""
+
+
+def shared_segments():
+    """A second process sees the same memory, which can be registered; wrong blobs are refused."""
+    import ctypes
+
+    from mooncake.engine import SharedSegment
+    equal([SharedSegment.supported(), SharedSegment.supported(host_register=True)], [True, False],
+          "supported")
+    mine, blob = SharedSegment.create("kv", 1 << 20, 2, 0)
+    equal((mine.ready(), mine.base_addr(), mine.size(), mine.device_addr()),
+          (False, 0, 1 << 20, 0), "not yet")
+    _, other = SharedSegment.create("kv", 1 << 20, 2, 1)
+    mine.complete([blob, other.decode()])
+    place = mine.base_addr()
+    ctypes.memmove(place, b"hello", 5)
+    equal(child(SHARE.format(blob=blob)), "shared", "the second process")
+    equal(ctypes.string_at(place + 100, 5), b"world", "what it wrote")
+    made, _ = engine()
+    equal(made.register_memory(place, 1 << 20), 0, "register")
+    made.close()
+    second, _ = SharedSegment.create("kv", 1 << 20, 2, 1)
+    foreign = blob.replace(b'"file": ', b'"file": 9999')
+    for blobs in ([blob], [other, blob], [b"x", other], [foreign, other], ["{}", "[]"],
+                  [blob.replace(b"kv", b"kw"), other]):
+        try:
+            second.complete(blobs)
+            expect(False, f"{blobs} were taken")
+        except RuntimeError:
+            expect(not second.ready(), "ready in spite of it")
+    for wrong in ((0, 2, 0), (10, 2, 2), (10, 0, 0)):
+        try:
+            SharedSegment.create("kv", *wrong)
+            expect(False, f"{wrong} was made")
+        except RuntimeError:
+            pass
+    refused(SharedSegment.create, "kv", -1, 2, 0, name="size")
+    refused(SharedSegment)
+
+
 def native_raises():
     from mooncake.native import Engine, MooncakeError
     with Engine("127.0.0.1") as here, Engine("127.0.0.1") as there:
@@ -354,4 +403,5 @@ TESTS = (wrong_types_name_the_argument, numbers_and_lists_of_other_kinds,
          before_initialize_and_after_close, initialize_failures_and_names, registration_numbers,
          transfer_numbers, managed_buffers, notifications_are_drained, many_threads,
          the_lock_is_free_during_calls, a_forked_child, exit_while_threads_work,
-         import_opens_nothing, sigterm_ends_the_process, garbage_is_collected, native_raises)
+         import_opens_nothing, sigterm_ends_the_process, garbage_is_collected, shared_segments,
+         native_raises)

@@ -22,7 +22,11 @@ def table(version):
 
 
 def absent():
-    return set((FOLDER / "absent.txt").read_text(encoding="utf-8").split())
+    """Names that are not there, each with the reason."""
+    lines = (FOLDER / "absent.txt").read_text(encoding="utf-8").splitlines()
+    found = dict(line.split(None, 1) for line in lines)
+    expect(len(found) == len(lines) and all(found.values()), "absent.txt: a name and a reason each")
+    return found
 
 
 def ours(name):

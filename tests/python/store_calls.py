@@ -2,49 +2,15 @@
 
 import re
 import struct
-import sys
 import threading
 
 import mooncake
 from common import Memory, child, engine, equal, refused
 from harness.report import expect
-from masters import Master
+from pool import Pool, config
 
 MIB = 1 << 20
 INVALID, MISSING, LEASED, NO_SPACE = -600, -704, -706, -200
-
-
-class Pool:
-    """A master and one client, which gives memory to the pool."""
-
-    def __init__(self, segment=32 * MIB, local_buffer=16 * MIB, **flags):
-        self.master = Master("ours", **flags)
-        self.sizes = segment, local_buffer
-
-    def __enter__(self):
-        self.master.start()
-        self.store = self.open(*self.sizes)
-        return self.store
-
-    def open(self, segment, local_buffer, **named):
-        from mooncake.store import MooncakeDistributedStore
-        store = MooncakeDistributedStore()
-        code = store.setup("127.0.0.1", "P2PHANDSHAKE", segment, local_buffer, "tcp", "",
-                           self.master.address, **named)
-        equal(code, 0, "setup")
-        return store
-
-    def __exit__(self, *_):
-        self.store.close()
-        self.master.kill()
-
-
-def config(**fields):
-    from mooncake.store import ReplicateConfig
-    made = ReplicateConfig()
-    for name, value in fields.items():
-        setattr(made, name, value)
-    return made
 
 
 def before_setup_and_after_close():
@@ -316,65 +282,6 @@ def sessions():
               [MISSING], "after its end")
 
 
-class Tensor:
-    """As much of a torch tensor as the store asks for."""
-
-    def __init__(self, dtype, shape, memory, width):
-        self.dtype, self.shape, self.memory, self.width = f"torch.{dtype}", shape, memory, width
-
-    detach = cpu = contiguous = lambda self: self
-
-    def data_ptr(self):
-        return self.memory.address
-
-    def element_size(self):
-        return self.width
-
-    def numel(self):
-        return self.memory.length // self.width
-
-
-class Torch:
-    """As much of torch as reading a tensor asks for."""
-
-    float32, bfloat16 = "float32", "bfloat16"
-
-    @staticmethod
-    def frombuffer(data, dtype):
-        width = {"float32": 4, "bfloat16": 2}[dtype]
-        flat = Tensor(dtype, (len(data) // width,), Memory(len(data)), width)
-        flat.memory.array[:] = bytes(data)
-        flat.reshape = lambda shape: Tensor(dtype, shape, flat.memory, width)
-        return flat
-
-
-def tensors():
-    """The layout of 0.3.7: six numbers, then the elements."""
-    with Pool() as store:
-        memory = Memory(24, seed=7)
-        equal(store.put_tensor("t", Tensor("float32", (2, 3), memory, 4)), 0, "put")
-        equal(store.get("t"), struct.pack("<6i", 0, 2, 2, 3, -1, -1) + memory.bytes, "layout")
-        store.put("b", struct.pack("<6i", 12, 1, 12, -1, -1, -1) + memory.bytes)
-        expect(store.put_tensor("x", b"no tensor") != 0, "bytes")
-        expect(store.put_tensor("x", Tensor("float32", (1,) * 5, memory, 4)) != 0, "5 dimensions")
-        expect(store.put_tensor("x", Tensor("complex64", (3,), memory, 8)) != 0, "complex")
-        expect("torch" not in sys.modules, "torch was imported")
-        sys.modules["torch"] = Torch
-        try:
-            found = store.get_tensor("t")
-            equal((found.shape, found.dtype, found.memory.bytes),
-                  ((2, 3), "torch.float32", memory.bytes), "got")
-            equal(store.get_tensor("b").shape, (12,), "bfloat16")
-            equal(store.get_tensor("none"), None, "missing")
-            for wrong in (b"short", struct.pack("<6i", 0, 9, 1, 1, 1, 1),
-                          struct.pack("<6i", 77, 1, 1, -1, -1, -1), struct.pack("<6i", 0, 1, 5, 0, 0, 0)):
-                store.put(f"w{wrong}", wrong)
-                if len(wrong) < 24 or wrong[4] == 9 or wrong[0] == 77:
-                    equal(store.get_tensor(f"w{wrong}"), None, wrong)
-        finally:
-            del sys.modules["torch"]
-
-
 def many_threads():
     """32 threads in one store, and one that closes it under them."""
     with Pool() as store:
@@ -485,5 +392,5 @@ def native_raises():
 
 
 TESTS = (before_setup_and_after_close, wrong_types_name_the_argument, replicate_config, values,
-         pointers, buffer_handles, removal, setup_forms, shared_engine, sessions, tensors,
-         many_threads, fork_and_exit_without_close, coroutines, the_rest, native_raises)
+         pointers, buffer_handles, removal, setup_forms, shared_engine, sessions, many_threads,
+         fork_and_exit_without_close, coroutines, the_rest, native_raises)

@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""The Python package: `tests/python/suite.py [WORD...]`, all tests or those whose name has a word."""
+"""The Python package: `tests/python/suite.py [WORD...]`, all tests or those whose name has a word.
+
+`--connectors` has the tests of `connectors`, which are most of the time and a suite of their own,
+instead of all others; `--long` adds what takes too long for every run.
+"""
 
 import importlib
 import pathlib
@@ -10,14 +14,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import common  # noqa: E402
 from harness.report import Report  # noqa: E402
 
-GROUPS = ("table", "signatures", "engine_calls", "store_calls", "connectors", "programs",
-          "proxy", "wheel")
+GROUPS = ("table", "signatures", "typed", "engine_calls", "store_calls", "store_newer", "traps",
+          "programs", "standalone", "proxy", "wheel")
+CONNECTORS = ("connectors",)
+LONG = ("torch_tensors",)
 
 
-def main(words):
+def main(arguments):
     common.library()
-    report = Report("python", words)
-    for group in GROUPS:
+    words = [word for word in arguments if not word.startswith("--")]
+    suite, groups = "python", GROUPS + (LONG if "--long" in arguments else ())
+    if "--connectors" in arguments:
+        suite, groups = "connectors", CONNECTORS
+    report = Report(suite, words)
+    for group in groups:
         module = importlib.import_module(group)
         for test in module.TESTS:
             name, arguments = (test[0], test[1:]) if isinstance(test, tuple) else (test, ())

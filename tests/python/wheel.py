@@ -74,7 +74,8 @@ def holds_what_it_should(path):
     with zipfile.ZipFile(path) as wheel:
         names = set(wheel.namelist())
         for name in ("libmooncake.so", "mooncake_master", "transfer_engine_bench", "py.typed",
-                     "mooncake_http_metadata_server", "transfer_engine_topology_dump"):
+                     "mooncake_http_metadata_server", "transfer_engine_topology_dump",
+                     "mooncake_client"):
             expect(f"mooncake/{name}" in names, f"{name} is not in the wheel")
         for name in names:
             data = wheel.read(name)
@@ -102,6 +103,8 @@ def installs_and_works():
                       version)
             told = run([os.path.join(place, "bin", "mooncake_master"), "--version"])
             expect(told.startswith("mooncake_master "), told[:200])
+            told = run([os.path.join(place, "bin", "mooncake_client"), "--help"])
+            expect("--global_segment_size" in told, told[:200])
         return f"{path.stat().st_size / 1e6:.1f} MB, {[version for version, _ in interpreters()]}"
 
 
