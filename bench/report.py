@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 
 OURS = "ours native"
+SAME_HOST = "ours same host"
 KIB, MIB = 1 << 10, 1 << 20
 WAITING = {
     "ping": "both sides asleep in recv", "ping_spin": "both sides spinning",
@@ -117,6 +118,33 @@ def measure_table(figures, cells, name, scale, digits, limit_name, limit_of, pic
     return table(header, lines)
 
 
+def same_host_table(figures):
+    """Against memcpy, our own TCP and NIXL's way within a host, from the same run."""
+    header = ["what", "memcpy", SAME_HOST, "/ memcpy", "/ " + OURS, "/ nixl host"]
+    lines = []
+    for cell in figures.cells:
+        op, block, batch, threads = cell
+        # One request is about its time, a batch of small blocks about their number.
+        name, scale, unit, digits = ("gb_per_s", 1, "GB/s", 2)
+        if block <= 4 * KIB:
+            name, scale, unit, digits = (
+                ("p50_us", 1, "us", 1) if batch == 1 else ("blocks_per_s", 1e-3, "k/s", 0))
+        mine = figures.median((SAME_HOST, *cell), name)
+        if threads > 1 or not mine:
+            continue
+        memory = figures.get(("limit", "memcpy", None, block), "gb_per_s")
+        is_rate = name == "gb_per_s"
+        label = f"{op} {size(block)}" + (f" x {batch}" if batch > 1 else "")
+        lines.append([
+            label, f"{spread(memory)} GB/s" if memory else "-",
+            f"{spread(figures.get((SAME_HOST, *cell), name), scale, digits)} {unit}",
+            ratio(mine, memory[1]) if memory and is_rate else "-",
+            ratio(mine, figures.median((OURS, *cell), name)),
+            ratio(mine, figures.median(("nixl host", *cell), name)),
+        ])
+    return table(header, lines)
+
+
 def cpu_table(figures, cells):
     """Processor seconds per GB of both processes together."""
     def total(key):
@@ -202,6 +230,7 @@ def render(machine, rows, skipped):
         parts.append(f"Skipped: {name}: {reason}\n")
     for title, text in [
         ("Aims", aims_table(figures)),
+        ("Same host", same_host_table(figures)),
         ("Thousand 4 KiB blocks per second, in batches", measure_table(
             figures, small, "blocks_per_s", 1e-3, 0, "bare socket (reno), gathered",
             gathered, max)),

@@ -27,15 +27,16 @@ import masters  # noqa: E402
 from harness.report import Skip  # noqa: E402
 
 KIB, MIB = 1 << 10, 1 << 20
-SIZES = [4 * KIB, 64 * KIB, MIB, 16 * MIB]
+SIZES = [4 * KIB, 64 * KIB, MIB, 4 * MIB, 16 * MIB]
 BATCHES = [1, 32]
 POOL = 512 * MIB
 IN_POOL = 128 * MIB
 LEASE_MS = 20
 START_SECONDS = 60
 MEASURE_SECONDS = 120
-# Client, master.
-PAIRINGS = [("ours", "ours"), ("ours", "upstream"), ("upstream", "upstream"), ("upstream", "ours")]
+# Client, master. All processes are on one host, so ours go without sockets unless told not to.
+PAIRINGS = [("ours", "ours"), ("ours tcp", "ours"), ("ours", "upstream"), ("upstream", "upstream"),
+            ("upstream", "ours")]
 
 
 class Worker:
@@ -48,7 +49,8 @@ class Worker:
     @staticmethod
     def start(kind, role, master):
         environment = masters.wheel().environment() if kind == "upstream" else dict(os.environ)
-        log = open(masters.LOGS / f"bench-store-{kind}-{role}.log", "ab")
+        environment["MC_SAME_HOST"] = "1" if kind == "ours" else "0"
+        log = open(masters.LOGS / f"bench-store-{kind.replace(' ', '-')}-{role}.log", "ab")
         process = subprocess.Popen(
             [sys.executable, __file__, "--role", role, "--kind", kind, "--master", master.address],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
@@ -88,7 +90,7 @@ def serve(kind, role, master):
     answers.write(json.dumps({"ready": code == 0}) + "\n")
     answers.flush()
     if role == "measure":
-        calls = {"ours": OurCalls, "upstream": UpstreamCalls}[kind](backend)
+        calls = (UpstreamCalls if kind == "upstream" else OurCalls)(backend)
         for line in sys.stdin:
             answers.write(json.dumps(measure(calls, **json.loads(line))) + "\n")
             answers.flush()
@@ -256,6 +258,7 @@ def run(options):
                             key = (size, batch, operation)
                             figures.setdefault(key, {}).setdefault(name, []).append(figure)
         show(figures, list(workers))
+        show_same_host(figures)
     finally:
         for worker in workers.values():
             worker.stop()
@@ -277,11 +280,37 @@ def show(figures, names):
             medians[name] = statistics.median(rates)
             middle = statistics.median(p50 for _, p50 in by_name[name])
             cells.append(f"{medians[name]:,.0f} [{min(rates):,.0f}..{max(rates):,.0f}] ({middle:,.0f})")
-        ours = medians.get("ours client, ours master") or medians.get("ours client, upstream master")
+        # On the same wire.
+        ours = medians.get("ours tcp client, ours master")
         theirs = medians.get("upstream client, upstream master")
         ratio = f"{ours / theirs:.1f}" if ours and theirs else "-"
         label = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
         print(f"| {label} | {batch} | {operation} | " + " | ".join(cells) + f" | {ratio} |")
+
+
+def memcpy_rate(size):
+    """Bytes per second of one core that walks through memory, as the objects are walked through."""
+    source, target = (ctypes.create_string_buffer(IN_POOL) for _ in range(2))
+    best = 0
+    for _ in range(5):
+        start = time.perf_counter()
+        for at in range(0, IN_POOL, size):
+            ctypes.memmove(ctypes.addressof(target) + at, ctypes.addressof(source) + at, size)
+        best = max(best, IN_POOL / (time.perf_counter() - start))
+    return best
+
+
+def show_same_host(figures):
+    """Our client without sockets, as a share of memcpy and of itself over TCP."""
+    print("\n| object | batch | operation | GB/s without sockets | / memcpy | / over TCP |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (size, batch, operation), by_name in figures.items():
+        here, tcp = (by_name.get(f"{name} client, ours master") for name in ("ours", "ours tcp"))
+        if size < MIB or not here or not tcp or operation not in ("put", "get"):
+            continue
+        rate, other = (statistics.median(r for r, _ in found) * size for found in (here, tcp))
+        print(f"| {size // MIB} MiB | {batch} | {operation} | {rate / 1e9:.2f} | "
+              f"{rate / memcpy_rate(size):.2f} | {rate / other:.2f} |")
 
 
 def main():

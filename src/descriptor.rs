@@ -142,6 +142,10 @@ pub struct NativeBuffer {
     pub location: String,
 }
 
+/// In [`NativeExtension::capabilities`]: the engine has a door for peers of its host, whose name
+/// follows from its instance.
+pub const SAME_HOST: u64 = 1;
+
 /// Bytes of [`NativeExtension::instance`].
 pub const INSTANCE_BYTES: usize = 16;
 

@@ -316,3 +316,37 @@ pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;
 
 const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);
+
+/// Blocks moved by one call of the kernel between two processes: the call's own cost is spread over
+/// so many, and a cancelling thread waits for one call.
+pub const SHM_BLOCKS_PER_CALL: usize = 64;
+/// Bytes moved in one go between two processes: about a tenth of a millisecond, which is how long
+/// a cancelling thread, or an owner who unregisters, waits.
+pub const SHM_BYTES_PER_CALL: u64 = 1 << 20;
+/// Bytes that a thread moves at once for a batch that others can drive too; the rest is shared
+/// with the transport's thread.
+pub const SHM_SUBMIT_BYTES_MAX: u64 = 1 << 20;
+/// Bytes that a thread moves between two looks at its deadline.
+pub const SHM_PROGRESS_BYTES_MAX: u64 = 8 << 20;
+/// Copies of one peer into or out of one engine at the same time: threads of its process.
+pub const SHM_PINS_MAX: usize = 256;
+/// Peers of one host that an engine serves. Each holds a page or a few and a descriptor.
+pub const SHM_GUESTS_MAX: usize = 1024;
+/// Callers at the door that have not proved who they are; the oldest of more makes room.
+pub const SHM_STRANGERS_MAX: usize = 32;
+/// Time in which a caller at the door must prove who it is.
+pub const SHM_STRANGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for a peer's door, all steps together. One that is alive answers within
+/// microseconds; without it TCP is used.
+pub const SHM_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for the descriptor of a peer's memory, on a thread that moves bytes.
+pub const SHM_MEMORY_TIMEOUT: Duration = Duration::from_millis(250);
+/// Longest wait of an owner who unregisters for a peer that stands still in the middle of a copy.
+/// A copy lasts a tenth of a millisecond; this leaves room for a host without free cores.
+pub const SHM_PIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Memory of one peer that is mapped here, in pieces.
+pub const SHM_FOREIGN_MAX: usize = 4096;
+/// Lives of peers about which it is remembered why bytes take the other way.
+pub const SHM_LIVES_MAX: usize = 4096;
+
+const _: () = assert!(SHM_BLOCKS_PER_CALL <= IOV_MAX);

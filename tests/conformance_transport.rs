@@ -1,5 +1,5 @@
 //! The contract of transports, kept by each of them and in each dialect: the same suite runs over
-//! loopback, TCP native, v2 and v1, and the engine's own segment.
+//! loopback, shared memory, TCP native, v2 and v1, and the engine's own segment.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
 
@@ -25,6 +25,10 @@ macro_rules! suite {
             #[test]
             fn loopback() {
                 super::$test(Kind::Loopback);
+            }
+            #[test]
+            fn same_host() {
+                super::$test(Kind::SameHost);
             }
             #[test]
             fn native() {

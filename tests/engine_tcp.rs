@@ -12,6 +12,7 @@ fn engine(dialect: Dialect) -> Engine {
         local_name: "127.0.0.1".into(),
         bind_address: Some("127.0.0.1".into()),
         tcp_dialect: dialect,
+        same_host: false,
         ..EngineConfig::default()
     };
     Engine::create(config).unwrap()

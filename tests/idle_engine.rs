@@ -32,7 +32,7 @@ fn mappings() -> usize {
 fn an_idle_engine_costs_nothing_and_a_destroyed_one_leaves_nothing() {
     assert_eq!(own_threads(), Vec::<String>::new());
     let before = descriptors();
-    for kind in [Kind::Native, Kind::V2, Kind::V1, Kind::Loopback] {
+    for kind in [Kind::SameHost, Kind::Native, Kind::V2, Kind::V1, Kind::Loopback] {
         let pair = Pair::new(kind);
         use_it(&pair);
         // Whatever was under way comes to rest.

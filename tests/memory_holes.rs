@@ -90,7 +90,7 @@ fn protect(page: usize, how: libc::c_int) {
 fn only_the_request_with_the_hole_fails() {
     let mut random = Random::for_test("only_the_request_with_the_hole_fails");
     let room = BLOCKS * (SHAPES[2] + 4 * PAGE) + 4 * PAGE;
-    for kind in [Kind::Native, Kind::V2] {
+    for kind in [Kind::SameHost, Kind::Native, Kind::V2] {
         let pair = Pair::new(kind);
         let (local, remote) = (pair.local(room), Guarded::new(room));
         register(&pair.target, &remote, Access::ALL);

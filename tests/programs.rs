@@ -209,6 +209,10 @@ fn mc_info_describes_engine_peer_and_settings() {
     assert_eq!(dump["topology"]["adapters"][1]["verdict"], "no port is active");
 
     let peer = json(&[&local[..], &["--segment", &name]].concat());
+    assert_eq!(peer["peer"]["transport"], "shm");
+    assert_eq!(peer["peer"]["why"], "the peer is on this host");
+    let off = ["--segment", &name, "--set", "same_host=false"];
+    let peer = json(&[&local[..], &off].concat());
     assert_eq!(peer["probe"]["answer"], "alive");
     assert_eq!(peer["buffers"]["list"][0]["length_bytes"], 1_048_576);
     assert_eq!(peer["peer"]["transport"], "tcp");

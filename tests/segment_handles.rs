@@ -82,7 +82,7 @@ fn a_name_is_one_segment() {
 #[test]
 fn closing_ends_what_is_in_flight() {
     let mut random = Random::for_test("closing_ends_what_is_in_flight");
-    for kind in [Kind::Native, Kind::V2, Kind::V1] {
+    for kind in [Kind::SameHost, Kind::Native, Kind::V2, Kind::V1] {
         let pair = Pair::new(kind);
         let (local, remote) = (pair.local(16 << 20), buffer(&pair.target, 16 << 20, Access::ALL));
         pair.own.close_segment(pair.segment).unwrap();

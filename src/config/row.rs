@@ -48,6 +48,11 @@ impl Variable {
         Variable { name, since: Since::V0_3_13, scale: 1, bounds: None }
     }
 
+    /// A variable of this library, which no upstream version reads.
+    pub(super) const fn ours(name: &'static str) -> Variable {
+        Variable { name, since: Since::Ours, scale: 1, bounds: None }
+    }
+
     pub(super) const fn within(mut self, min: i64, max: i64) -> Variable {
         self.bounds = Some((min, max));
         self
@@ -66,6 +71,8 @@ pub enum Since {
     V0_3_7,
     /// 0.3.13.post1.
     V0_3_13,
+    /// None: only this library reads it.
+    Ours,
 }
 
 impl Since {
@@ -74,6 +81,7 @@ impl Since {
         match self {
             Since::V0_3_7 => "0.3.7",
             Since::V0_3_13 => "0.3.13",
+            Since::Ours => "not in upstream",
         }
     }
 }

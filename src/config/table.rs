@@ -105,6 +105,9 @@ settings! {
         protocol: String = String::new() => Text(64), [], Used;
         /// Use TCP even where a faster transport is available.
         force_tcp: bool = false => Flag, [v7("MC_FORCE_TCP")], Used;
+        /// Move bytes to and from engines of this library on the same host without sockets, where
+        /// both run as the same user. Where that cannot be done TCP is used, and the dump says why.
+        same_host: bool = true => Bool, [Variable::ours("MC_SAME_HOST")], Used;
         /// Use RDMA even where no adapter was found.
         force_rdma: bool = false => Flag, [v13("MC_FORCE_HCA")], RDMA;
         /// Longest time of one transfer for which the caller gave no deadline.

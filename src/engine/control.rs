@@ -289,9 +289,9 @@ fn send(shared: &Shared, segment: &Segment, slices: Vec<Slice>) {
                 }
                 fresh.push(slice);
             }
-            let bytes_max = state.route.split_rule().slice_bytes_max.max(1);
+            let bytes_max = state.way.route.split_rule().slice_bytes_max.max(1);
             let mut fitted = Fitted { slices: fresh.into_iter(), rest: None, bytes_max };
-            state.route.submit(&mut fitted, Driver::Threads);
+            state.way.route.submit(&mut fitted, Driver::Threads);
         }
         Err(error) => {
             for slice in slices {

@@ -24,6 +24,7 @@ use crate::net::interface::{self, ChoiceRules};
 use crate::net::port::{bind_listener, PortRule};
 use crate::net::resolve::resolve_within;
 use crate::transport::loopback::{self, Faults, Loopback};
+use crate::transport::shm::{self, Shm};
 use crate::transport::tcp::{Settings, Tcp};
 use crate::transport::{Recovery, RegionTable, Transport};
 
@@ -64,6 +65,7 @@ impl Engine {
         let registry = Arc::new(Registry::default());
         let recovery = Arc::new(SegmentRecovery::new());
         let metrics = Arc::new(Metrics::default());
+        let host_id = read_host_id();
         let parts = Parts {
             config: &config,
             listen: names.listen,
@@ -73,10 +75,17 @@ impl Engine {
             table: Arc::clone(&registry) as Arc<dyn RegionTable>,
             recovery: Arc::clone(&recovery) as Arc<dyn Recovery>,
             metrics: &metrics,
+            host_id: &host_id,
         };
-        let transports =
+        let mut transports =
             protocols.iter().map(|protocol| parts.make(protocol)).collect::<Result<Vec<_>>>()?;
         let mut reasons = names.reasons;
+        if protocols.contains(&"tcp") {
+            match parts.make_near() {
+                Ok(near) => transports.push(near),
+                Err(why) => reasons.push(why),
+            }
+        }
         reasons.push(port_reason("handshake", rpc_port, names.rpc_port, &config));
         if let Some(port) = transports.iter().map(|t| t.data_port()).max().filter(|p| *p != 0) {
             reasons.push(port_reason("data", port, config.data_port, &config));
@@ -94,7 +103,7 @@ impl Engine {
             location: RpcMeta { ip_or_host_name: names.host, rpc_port },
             listen: names.listen,
             instance,
-            host_id: host_id(),
+            host_id,
             reasons,
             topology,
             registry,
@@ -142,18 +151,25 @@ pub(super) fn install_transport(shared: &Arc<Shared>, protocol: &str) -> Result<
         table: Arc::clone(&shared.registry) as Arc<dyn RegionTable>,
         recovery: Arc::clone(&shared.recovery),
         metrics: &shared.metrics,
+        host_id: &shared.host_id,
     };
-    let transport = parts.make(protocol)?;
-    for entry in shared.registry.entries() {
-        match transport.register(&entry.region) {
-            Ok(keys) => shared.registry.add_keys(entry.region.address(), keys),
-            Err(error) => {
-                transport.shutdown();
-                return Err(error.with("transport", protocol));
+    let mut fresh = vec![parts.make(protocol)?];
+    if protocol == "tcp" {
+        // Without one the engine is slower, not broken.
+        fresh.extend(parts.make_near().inspect_err(|why| log::debug!("{why}")).ok());
+    }
+    for transport in &fresh {
+        for entry in shared.registry.entries() {
+            match transport.register(&entry.region) {
+                Ok(keys) => shared.registry.add_keys(entry.region.address(), keys),
+                Err(error) => {
+                    fresh.iter().for_each(|transport| transport.shutdown());
+                    return Err(error.with("transport", protocol));
+                }
             }
         }
     }
-    shared.transports.write().push(transport);
+    shared.transports.write().extend(fresh);
     shared.publish()
 }
 
@@ -177,9 +193,22 @@ struct Parts<'a> {
     table: Arc<dyn RegionTable>,
     recovery: Arc<dyn Recovery>,
     metrics: &'a Arc<Metrics>,
+    host_id: &'a str,
 }
 
 impl Parts<'_> {
+    /// The transport that stands in front of TCP for peers on this host, or why there is none.
+    fn make_near(&self) -> std::result::Result<Arc<dyn Transport>, String> {
+        if let Some(why) = shm::refusal(self.config, self.host_id) {
+            return Err(format!("no transport shm: {why}"));
+        }
+        let metrics = Arc::clone(self.metrics);
+        match Shm::start(self.config, self.instance, self.host_id, metrics) {
+            Ok(shm) => Ok(Arc::new(shm)),
+            Err(error) => Err(format!("no transport shm: {error}")),
+        }
+    }
+
     fn make(&self, protocol: &str) -> Result<Arc<dyn Transport>> {
         if known_protocol(protocol)? == "loopback" {
             let faults = Faults::parse(&self.config.loopback_faults)?;
@@ -346,7 +375,7 @@ fn one_address(text: &str) -> Result<IpAddr> {
 }
 
 /// Tells engines of one host from others: the boot, which containers of one host share.
-fn host_id() -> String {
+fn read_host_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()

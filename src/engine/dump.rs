@@ -33,11 +33,12 @@ impl Shared {
                 let state = segment.state().ok()?;
                 Some(json!({
                     "name": segment.name,
-                    "transport": state.transport,
+                    "transport": state.way.transport,
+                    "why": &*state.way.why,
                     "host": state.peer.as_ref().map(|peer| peer.host.clone()),
                     "buffers": state.peer.as_ref().map(|peer| peer.descriptor.buffers.len()),
-                    "down": state.route.is_down(),
-                    "route": state.route.dump(),
+                    "down": state.way.route.is_down(),
+                    "route": state.way.route.dump(),
                 }))
             })
             .collect();

@@ -24,6 +24,7 @@ mod submit;
 mod topology;
 mod wait;
 mod watch;
+mod way;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ use crate::metrics::Metrics;
 use crate::net::ending::Ending;
 use crate::net::wake::EventFd;
 use crate::time::Deadline;
-use crate::transport::{Recovery, RegionKeys, Route, Transport};
+use crate::transport::{Recovery, RegionKeys, Transport};
 
 use control::{Control, Job};
 use registry::{Placement, Registry};
@@ -326,7 +327,7 @@ impl Shared {
             let regions: Vec<_> =
                 added.iter().filter_map(|address| self.registry.release(*address)).collect();
             self.descriptor.lock().take();
-            self.let_go(&regions);
+            outcome = outcome.and(self.let_go(&regions));
         }
         outcome
     }
@@ -354,7 +355,7 @@ impl Shared {
                 Ok(own) => keys.push(own),
                 Err(error) => {
                     for done in &transports[..index] {
-                        done.unregister(&region);
+                        done.unregister(&region)?;
                     }
                     return Err(error.with("transport", transport.name()));
                 }
@@ -382,21 +383,11 @@ impl Shared {
         }
         let regions: Vec<_> =
             addresses.iter().filter_map(|address| self.registry.release(*address)).collect();
-        self.let_go(&regions);
+        let gone = self.let_go(&regions);
         if regions.iter().all(|region| region.access() == Access::LOCAL) {
-            return Ok(());
+            return gone;
         }
-        self.publish()
-    }
-
-    /// Waits until nobody touches the regions, which are out of the registry already.
-    fn let_go(&self, regions: &[Arc<Region>]) {
-        for region in regions {
-            for transport in self.transports.read().iter() {
-                transport.unregister(region);
-            }
-            region.close();
-        }
+        gone.and(self.publish())
     }
 
     fn publish(&self) -> Result<()> {
@@ -489,23 +480,8 @@ impl Shared {
                 None => error.with("segment", name),
             }
         })?;
-        let (transport, route) = self.route(&peer)?;
-        Ok(SegmentState::remote(Arc::new(peer), transport, route))
-    }
-
-    /// The first installed transport that reaches the peer.
-    fn route(&self, peer: &PeerAddress) -> Result<(&'static str, Arc<dyn Route>)> {
-        let transports = self.transports.read().clone();
-        for transport in &transports {
-            if let Some(route) = transport.route(peer) {
-                return route.map(|route| (transport.name(), route));
-            }
-        }
-        let own: Vec<_> = transports.iter().map(|transport| transport.name()).collect();
-        Err(Error::new(ErrorKind::Unsupported, "no installed transport reaches the segment")
-            .with("segment", &peer.name)
-            .with("peer_offers", &peer.descriptor.protocol)
-            .with("installed", own.join(",")))
+        let way = self.way(&peer)?;
+        Ok(SegmentState::remote(Arc::new(peer), way))
     }
 
     /// Fetches the descriptor again and replaces the route if the way to the peer changed.
@@ -526,16 +502,16 @@ impl Shared {
             .fetch(&segment.name, deadline)
             .map_err(|error| error.with("segment", &segment.name))?;
         let state = if same_way(old_peer, &peer) {
-            SegmentState::remote(Arc::new(peer), before.transport, Arc::clone(&before.route))
+            SegmentState::remote(Arc::new(peer), before.way.clone())
         } else {
-            let (transport, route) = self.route(&peer)?;
-            SegmentState::remote(Arc::new(peer), transport, route)
+            let way = self.way(&peer)?;
+            SegmentState::remote(Arc::new(peer), way)
         };
-        let moved = !Arc::ptr_eq(&state.route, &before.route);
+        let moved = !Arc::ptr_eq(&state.way.route, &before.way.route);
         // Fails if the segment was closed meanwhile; a new route then ends with its last use here.
         if segment.advance(&before, state) && moved {
             // What is still on the old route comes back here and goes out on the new one.
-            before.route.retire();
+            before.way.route.retire();
         }
         Ok(())
     }
@@ -545,7 +521,7 @@ impl Shared {
         let error = Error::new(ErrorKind::Cancelled, "the segment was closed")
             .with("segment", &segment.name);
         if let Some(state) = segment.replace(None) {
-            state.route.close(&error);
+            state.way.route.close(&error);
         }
         for Parked { slice, .. } in segment.empty() {
             slice.fail(error.clone());
@@ -617,7 +593,7 @@ impl Shared {
         }
         for segment in self.segments.all() {
             if let Ok(state) = segment.state() {
-                state.route.close(&error);
+                state.way.route.close(&error);
             }
         }
         let transports = std::mem::take(&mut *self.transports.write());
@@ -629,16 +605,14 @@ impl Shared {
         for segment in self.segments.all() {
             // A repair may have made another route meanwhile.
             if let Ok(state) = segment.state() {
-                state.route.close(&error);
+                state.way.route.close(&error);
             }
             for Parked { slice, .. } in segment.empty() {
                 slice.fail(error.clone());
             }
         }
+        // The transports have ended, and with them every hold that a peer had.
         for region in self.registry.take_all() {
-            for transport in &transports {
-                transport.unregister(&region);
-            }
             region.close();
         }
         self.idle_batches.lock().clear();

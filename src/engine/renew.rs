@@ -56,15 +56,14 @@ impl Shared {
                 Ok(own) => keys.push(own),
                 Err(error) => {
                     for done in &transports[..index] {
-                        done.unregister(&region);
+                        done.unregister(&region)?;
                     }
                     return Err(error.with("transport", transport.name()));
                 }
             }
         }
-        if let Some(before) = self.registry.replace(region, keys) {
-            self.let_go(&[before]);
-        }
-        self.publish()
+        let before = self.registry.replace(region, keys);
+        let gone = before.map_or(Ok(()), |before| self.let_go(&[before]));
+        self.publish().and(gone)
     }
 }

@@ -16,6 +16,7 @@ use crate::transport::{Operation, Route, Scope, Slice};
 
 use super::notify::Notification;
 use super::remote::{Found, RemoteIndex};
+use super::way::Way;
 
 /// A handle to an open segment: index in the low half, generation in the high half. A closed
 /// handle is never given out again.
@@ -50,23 +51,19 @@ pub struct SegmentBuffer {
 pub(super) struct SegmentState {
     /// `None` for the local segment, whose buffers are looked up where they are.
     pub(super) peer: Option<Arc<PeerAddress>>,
-    pub(super) transport: &'static str,
-    pub(super) route: Arc<dyn Route>,
+    pub(super) way: Way,
     index: RemoteIndex,
 }
 
 impl SegmentState {
-    pub(super) fn remote(
-        peer: Arc<PeerAddress>,
-        transport: &'static str,
-        route: Arc<dyn Route>,
-    ) -> SegmentState {
+    pub(super) fn remote(peer: Arc<PeerAddress>, way: Way) -> SegmentState {
         let index = RemoteIndex::new(&peer.descriptor);
-        SegmentState { peer: Some(peer), transport, route, index }
+        SegmentState { peer: Some(peer), way, index }
     }
 
     pub(super) fn local(route: Arc<dyn Route>) -> SegmentState {
-        SegmentState { peer: None, transport: "loopback", route, index: RemoteIndex::default() }
+        let way = Way { transport: "loopback", route, why: "the own segment".into() };
+        SegmentState { peer: None, way, index: RemoteIndex::default() }
     }
 
     pub(super) fn find(&self, address: u64, length: u64, operation: Operation) -> Found {

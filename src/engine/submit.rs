@@ -111,7 +111,7 @@ impl Batch {
         let Owner { batch, .. } = &*self.0;
         if !batch.core.is_done() {
             for (segment, rails) in batch.used.lock().iter() {
-                let _ = segment.with_state(|state| state.route.progress(*rails));
+                let _ = segment.with_state(|state| state.way.route.progress(*rails));
             }
         }
         batch.core.progress()
@@ -125,7 +125,7 @@ impl Batch {
         if !batch.core.is_done() {
             let used = used(batch);
             for (segment, rails) in &used {
-                let _ = segment.with_state(|state| state.route.attend(*rails));
+                let _ = segment.with_state(|state| state.way.route.attend(*rails));
             }
             shared.wait(&batch.core, &used, deadline);
             release(&used);
@@ -179,7 +179,7 @@ fn used(batch: &BatchShared) -> Vec<(Arc<Segment>, Rails)> {
 
 fn release(used: &[(Arc<Segment>, Rails)]) {
     for (segment, rails) in used {
-        let _ = segment.with_state(|state| state.route.release(*rails));
+        let _ = segment.with_state(|state| state.way.route.release(*rails));
     }
 }
 
@@ -189,7 +189,7 @@ fn cancel(shared: &Shared, batch: &BatchShared, error: &Error) {
     batch.core.set_cancelled();
     let owner = batch.core.owner();
     for (segment, _) in used(batch) {
-        let _ = segment.with_state(|state| state.route.cancel(owner, error));
+        let _ = segment.with_state(|state| state.way.route.cancel(owner, error));
         for Parked { slice, .. } in segment.unpark(|slice| slice.belongs_to(owner)) {
             slice.fail(error.clone());
         }
@@ -375,14 +375,14 @@ fn submit(
             continue;
         };
         slices.segment = Some((&segment, state));
-        let rails = state.route.submit(&mut slices, driver);
+        let rails = state.way.route.submit(&mut slices, driver);
         known.region = slices.recent.take();
         drop(slices);
         match used.iter_mut().rev().find(|(other, _)| other.id == segment.id) {
             Some((_, all)) => {
                 if driver == Driver::Caller {
                     // They are released once, however often the requests came back to them.
-                    state.route.release(all.common(rails));
+                    state.way.route.release(all.common(rails));
                 }
                 all.add(rails);
             }
@@ -520,7 +520,7 @@ impl Slices<'_> {
             Found::Missing => (0, Some("the range is in no buffer that the peer published")),
             Found::Denied => (0, Some("the peer does not grant this access to the buffer")),
         };
-        let pieces = Pieces::new(request.length, state.route.split_rule());
+        let pieces = Pieces::new(request.length, state.way.route.split_rule());
         let current = Current { request, task, key, pieces, deadline };
         if let Some(why) = miss {
             self.start(index, 1);

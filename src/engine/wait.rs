@@ -22,7 +22,7 @@ impl Shared {
         let mut sources: Vec<WaitSource> = Vec::new();
         loop {
             for (segment, rails) in used {
-                let _ = segment.with_state(|state| state.route.progress(*rails));
+                let _ = segment.with_state(|state| state.way.route.progress(*rails));
             }
             if core.is_done() {
                 return;
@@ -44,8 +44,8 @@ impl Shared {
             if !core.is_done() {
                 sources.clear();
                 for (segment, rails) in used {
-                    let _ =
-                        segment.with_state(|state| state.route.wait_sources(*rails, &mut sources));
+                    let _ = segment
+                        .with_state(|state| state.way.route.wait_sources(*rails, &mut sources));
                 }
                 let raw: Vec<_> = sources.iter().map(|s| (s.fd, s.writable)).collect();
                 let time = deadline.saturating_duration_since(now).min(SLEEP_MAX);

@@ -21,9 +21,23 @@ pub fn is_valid(location: &str) -> bool {
     kind_is_word && index.is_none_or(|i| i.parse::<u32>().is_ok())
 }
 
+/// True where the memory can be that of the host: it says so, or says nothing.
+pub fn is_host(location: &str) -> bool {
+    location == "*" || location == "cpu" || location.starts_with("cpu:")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::is_valid;
+    use super::{is_host, is_valid};
+
+    #[test]
+    fn devices_are_not_the_host() {
+        for (location, expected) in
+            [("*", true), ("cpu", true), ("cpu:3", true), ("cpux:3", false), ("npu:0", false)]
+        {
+            assert_eq!(is_host(location), expected, "{location}");
+        }
+    }
 
     #[test]
     fn accepts_what_deployments_write() {

@@ -1,8 +1,12 @@
 //! Memory of our own: anonymous mappings for segments and copy buffers.
 
+use std::os::fd::AsRawFd;
 use std::ptr;
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+
+use super::shared::{forget, remember, Backing, SharedFile};
 
 /// Segments begin at a multiple of this, because upstream's slab allocator demands it.
 const SEGMENT_ALIGNMENT: usize = 16 << 20;
@@ -13,22 +17,37 @@ pub enum Pages {
     /// Those of the system, with the wish for transparent huge ones.
     #[default]
     Ordinary,
+    /// Those of the system, of a file that peers on this host can map; where the system has none,
+    /// ordinary ones.
+    Shared,
     /// Of the pool of huge pages, so large each; refused where the pool has too few.
     Huge(usize),
 }
 
-/// An anonymous, private, zeroed mapping; unmapped when dropped.
+impl Pages {
+    /// The same for memory that no peer ever reaches.
+    pub fn private(self) -> Pages {
+        match self {
+            Pages::Shared => Pages::Ordinary,
+            other => other,
+        }
+    }
+}
+
+/// An anonymous, zeroed mapping; unmapped when dropped. What a peer has of it is zeros from then
+/// on.
 #[derive(Debug)]
 pub struct Mapping {
     address: usize,
     length: usize,
+    backing: Option<Arc<Backing>>,
 }
 
 impl Mapping {
     /// Maps `length` bytes. The kernel provides pages when they are first touched.
     pub fn new(length: usize, pages: Pages) -> Result<Mapping> {
         let page = match pages {
-            Pages::Ordinary => rustix::param::page_size(),
+            Pages::Ordinary | Pages::Shared => rustix::param::page_size(),
             Pages::Huge(bytes) if bytes.is_power_of_two() => bytes,
             Pages::Huge(_) => {
                 return Err(Error::new(ErrorKind::InvalidArgument, "not the size of a huge page"))
@@ -40,12 +59,17 @@ impl Mapping {
         };
         let alignment =
             if length >= SEGMENT_ALIGNMENT { SEGMENT_ALIGNMENT.max(page) } else { page };
-        let mapping = match pages {
+        let mut mapping = match pages {
             // The kernel aligns huge pages by their size only; a larger alignment is cut out.
             _ if alignment > page => aligned(length, alignment, flags_of(pages))?,
             _ => map(length, flags_of(pages))?,
         };
-        if pages == Pages::Ordinary {
+        if pages == Pages::Shared {
+            if let Err(error) = mapping.share() {
+                log::debug!("memory that peers on this host cannot map: {error}");
+            }
+        }
+        if matches!(pages, Pages::Ordinary | Pages::Shared) {
             mapping.wish_huge_pages();
         }
         Ok(mapping)
@@ -59,6 +83,29 @@ impl Mapping {
     /// Bytes.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// Puts a file behind the memory, which nobody has used yet.
+    fn share(&mut self) -> Result<()> {
+        let file = SharedFile::new("mooncake", self.length)?;
+        // SAFETY: the range is this mapping, which nobody knows yet; it is replaced as a whole, and
+        // stays as it is when the call fails.
+        let address = unsafe {
+            libc::mmap(
+                ptr::with_exposed_provenance_mut(self.address),
+                self.length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                file.fd().as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            let error = std::io::Error::last_os_error();
+            return Err(Error::io(ErrorKind::Resource, "cannot map shared memory", error));
+        }
+        self.backing = Some(remember(file, self.address));
+        Ok(())
     }
 
     fn wish_huge_pages(&self) {
@@ -76,7 +123,7 @@ impl Mapping {
 
 fn flags_of(pages: Pages) -> libc::c_int {
     match pages {
-        Pages::Ordinary => libc::MAP_NORESERVE,
+        Pages::Ordinary | Pages::Shared => libc::MAP_NORESERVE,
         Pages::Huge(bytes) => {
             libc::MAP_HUGETLB | ((bytes.trailing_zeros() as libc::c_int) << libc::MAP_HUGE_SHIFT)
         }
@@ -102,7 +149,7 @@ fn map(length: usize, flags: libc::c_int) -> Result<Mapping> {
             Error::io(ErrorKind::Resource, "cannot map memory", error).with("length_bytes", length)
         );
     }
-    Ok(Mapping { address: address.expose_provenance(), length })
+    Ok(Mapping { address: address.expose_provenance(), length, backing: None })
 }
 
 /// Maps more than is needed and gives back what stands before and after the aligned part.
@@ -112,18 +159,21 @@ fn aligned(length: usize, alignment: usize, flags: libc::c_int) -> Result<Mappin
     };
     let whole = map(whole, flags)?;
     let start = whole.address.next_multiple_of(alignment);
-    let head = Mapping { address: whole.address, length: start - whole.address };
-    let tail =
-        Mapping { address: start + length, length: whole.address + whole.length - start - length };
+    let part = |address, length| Mapping { address, length, backing: None };
+    let head = part(whole.address, start - whole.address);
+    let tail = part(start + length, whole.address + whole.length - start - length);
     std::mem::forget(whole);
     drop((head, tail));
-    Ok(Mapping { address: start, length })
+    Ok(part(start, length))
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.length == 0 {
             return;
+        }
+        if let Some(backing) = &self.backing {
+            forget(backing);
         }
         // SAFETY: the range was mapped by `map` and belongs to this value alone; whoever was
         // given its address went through a region, which its owner closes first.
@@ -144,6 +194,35 @@ mod tests {
                 assert_eq!(mapping.address() % SEGMENT_ALIGNMENT, 0);
             }
             crate::memory::check_mapped(mapping.address(), mapping.length()).unwrap();
+        }
+    }
+
+    #[test]
+    fn shared_memory_is_found_as_a_whole_and_given_back() {
+        use crate::memory::{backing_of, Access, Foreign, Region};
+        for length in [5000, SEGMENT_ALIGNMENT + 1] {
+            let mapping = Mapping::new(length, Pages::Shared).unwrap();
+            let (address, whole) = (mapping.address(), mapping.length());
+            assert!(length < SEGMENT_ALIGNMENT || address % SEGMENT_ALIGNMENT == 0);
+            let foreign = Foreign::map(backing_of(address, whole).unwrap().fd()).unwrap();
+            assert!(backing_of(address, length).is_some());
+            for (start, size) in [(address, 4096), (address + 4096, 904), (address, usize::MAX)] {
+                assert!(backing_of(start, size).is_none());
+            }
+            let own = Region::new(address, whole, "*", Access::ALL, 0).unwrap();
+            let mut bytes = [9u8; 4];
+            let here = bytes.as_mut_ptr().expose_provenance();
+            let other = Region::new(here, 4, "*", Access::LOCAL, 0).unwrap();
+            foreign.write(4998, &other, here as u64, 2).unwrap();
+            let seen = foreign.read(4998, &own, address as u64, 2);
+            seen.unwrap();
+            foreign.read(0, &other, here as u64, 4).unwrap();
+            assert_eq!(bytes, [9, 9, 0, 0]);
+            drop(mapping);
+            // The peer's mapping is harmless, and holds no memory of ours any more.
+            foreign.read(0, &other, here as u64, 4).unwrap();
+            assert_eq!(bytes, [0; 4]);
+            assert!(backing_of(address, whole).is_none());
         }
     }
 

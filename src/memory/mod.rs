@@ -5,14 +5,18 @@
 //! non-blocking system call or copy, and closing a region waits for its leases. So after
 //! `unregister` returns, nothing in this crate touches the memory again.
 
+mod cross;
 mod location;
 mod mapped;
 mod mapping;
 mod node;
 mod region;
+mod shared;
 
-pub use location::is_valid as location_is_valid;
+pub use cross::{peek, CrossCall};
+pub use location::{is_host as location_is_host, is_valid as location_is_valid};
 pub use mapped::check_mapped;
 pub use mapping::{Mapping, Pages};
 pub use node::node_of;
 pub use region::{Access, Lease, Region};
+pub use shared::{backing_of, Backing, Foreign, SharedFile, SharedWords};

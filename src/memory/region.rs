@@ -180,7 +180,13 @@ impl Region {
         Ok(())
     }
 
-    fn check(&self, address: u64, length: usize) -> Result<()> {
+    /// The right to touch a range for the length of a borrow.
+    pub(super) fn use_range(&self, address: u64, length: usize) -> Result<Use<'_>> {
+        self.check(address, length)?;
+        self.begin_use()
+    }
+
+    pub(super) fn check(&self, address: u64, length: usize) -> Result<()> {
         if self.contains(address, length as u64) {
             return Ok(());
         }
@@ -208,7 +214,7 @@ impl Drop for Lease {
 }
 
 /// The same for the length of a borrow.
-struct Use<'a>(&'a Region);
+pub(super) struct Use<'a>(&'a Region);
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {

@@ -34,6 +34,10 @@ pub struct Metrics {
     pub notifications_received: Counter,
     /// Notifications refused because nobody fetches them.
     pub notifications_dropped: Counter,
+    /// Bytes of those written and read that were moved without a socket.
+    pub same_host_bytes: Counter,
+    /// Blocks of them.
+    pub same_host_blocks: Counter,
     /// Connections of peers open now.
     pub connections_serving: Gauge,
     registry: Registry,
@@ -60,6 +64,8 @@ impl Default for Metrics {
         let notifications_received = counter("notifications_received", "Notifications taken in");
         let notifications_dropped =
             counter("notifications_dropped", "Notifications refused because the list was full");
+        let same_host_blocks =
+            counter("same_host_blocks", "Blocks moved without a socket, to and from peers here");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
@@ -69,6 +75,7 @@ impl Default for Metrics {
         let bytes_read = bytes("read", "Read from peers");
         let bytes_received = bytes("received", "Written into own memory by peers");
         let bytes_served = bytes("served", "Read from own memory by peers");
+        let same_host_bytes = bytes("same_host", "Of those written and read, without a socket");
         let connections_serving = Gauge::default();
         registry.register(
             "connections_serving",
@@ -90,6 +97,8 @@ impl Default for Metrics {
             bytes_served,
             notifications_received,
             notifications_dropped,
+            same_host_bytes,
+            same_host_blocks,
             connections_serving,
             registry,
         }

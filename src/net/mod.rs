@@ -1,6 +1,7 @@
 //! Addresses, sockets, the epoll loop and the messages of the handshake plane.
 
 pub mod address;
+pub mod door;
 pub mod ending;
 pub mod epoll;
 pub mod handshake;

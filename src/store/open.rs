@@ -112,7 +112,7 @@ impl Store {
         let pieces = allocate(&parts, &endpoint)?;
         let buffers = match parts.local_buffer_bytes {
             0 => None,
-            bytes => Some(Mapping::new(size(bytes)?, parts.pages)?),
+            bytes => Some(Mapping::new(size(bytes)?, parts.pages.private())?),
         };
         let shared = Arc::new(Shared {
             hostname: parts.hostname,
@@ -248,7 +248,9 @@ impl StoreOptions {
 
     fn pages(&self) -> Result<Pages> {
         if !self.config.store_huge_pages {
-            return Ok(Pages::Ordinary);
+            // Peers on this host then map the segments, and copy objects themselves.
+            let is_shared = self.config.same_host && !self.config.force_tcp;
+            return Ok(if is_shared { Pages::Shared } else { Pages::Ordinary });
         }
         let bytes = super::options::parse_size(&self.config.store_huge_page_size)?;
         Ok(Pages::Huge(size(bytes)?))

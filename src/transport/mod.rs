@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
 
 pub mod loopback;
+pub mod shm;
 pub mod tcp;
 
 /// Direction of a request, seen from the initiator.
@@ -339,8 +340,9 @@ pub trait Transport: Send + Sync {
     /// Makes a region reachable; the keys are published with the buffer.
     fn register(&self, region: &Arc<Region>) -> Result<RegionKeys>;
 
-    /// The region is about to be closed; gives up what `register` took.
-    fn unregister(&self, region: &Arc<Region>);
+    /// The region is about to be closed; gives up what `register` took. When this returns, no peer
+    /// touches the memory by itself any more. The error says why that cannot be promised.
+    fn unregister(&self, region: &Arc<Region>) -> Result<()>;
 
     /// Writes into the own descriptor what peers need in order to reach this transport.
     fn publish(&self, descriptor: &mut SegmentDescriptor);
@@ -348,11 +350,28 @@ pub trait Transport: Send + Sync {
     /// A route to the peer, or `None` where the peer does not offer this transport.
     fn route(&self, peer: &PeerAddress) -> Option<Result<Arc<dyn Route>>>;
 
+    /// A shorter way to a peer that `far` reaches. Its route hands to `far` what it cannot move.
+    /// May block for a moment.
+    fn near(&self, peer: &PeerAddress, far: &Arc<dyn Route>) -> Near {
+        let _ = (peer, far);
+        Near::Silent
+    }
+
     /// Stops serving and ends all threads. What is in flight fails with `Shutdown`.
     fn shutdown(&self);
 
     /// State and choices for the dump.
     fn dump(&self) -> serde_json::Value;
+}
+
+/// Whether a transport has a shorter way to a peer, and why.
+pub enum Near {
+    /// It does not know of such things.
+    Silent,
+    /// None to this peer.
+    No(String),
+    /// This one.
+    Route(Arc<dyn Route>, String),
 }
 
 /// How transports look up the memory that peers name.

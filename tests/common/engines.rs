@@ -19,6 +19,8 @@ pub fn config() -> EngineConfig {
         bind_address: Some("127.0.0.1".into()),
         // Under heavy load of the machine nothing may time out by accident.
         transfer_timeout_ms: 120_000,
+        // These tests are about TCP, unless they say otherwise.
+        same_host: false,
         ..EngineConfig::default()
     }
 }
@@ -38,6 +40,8 @@ pub fn engine() -> Engine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Loopback,
+    /// Without sockets, between engines of one host.
+    SameHost,
     Native,
     V2,
     V1,
@@ -53,6 +57,7 @@ impl Kind {
     pub fn apply(self, config: &mut EngineConfig) {
         match self {
             Kind::Loopback => config.protocol = "loopback".into(),
+            Kind::SameHost => config.same_host = true,
             Kind::Native => config.tcp_dialect = Dialect::Native,
             Kind::V2 => config.tcp_dialect = Dialect::V2,
             Kind::V1 => config.tcp_dialect = Dialect::V1,
@@ -81,10 +86,18 @@ impl Pair {
         });
         let target = match kind {
             Kind::Own => own.clone(),
-            Kind::Loopback => engine_with(|config| kind.apply(config)),
+            Kind::Loopback | Kind::SameHost => engine_with(|config| kind.apply(config)),
             _ => engine(),
         };
         let segment = own.open_segment(target.local_name()).unwrap();
+        if kind != Kind::Own {
+            let expected = match kind {
+                Kind::Loopback => "loopback",
+                Kind::SameHost => "shm",
+                _ => "tcp",
+            };
+            assert_eq!(transport(&own, 1), expected, "{}", own.dump());
+        }
         Pair { own, target, segment }
     }
 
@@ -113,6 +126,13 @@ impl Pair {
         batch.submit(requests).unwrap();
         batch
     }
+}
+
+/// How the open segment `index` is reached; 0 is the engine's own.
+pub fn transport(engine: &Engine, index: usize) -> String {
+    let dump = engine.dump();
+    let name = &dump["segments"]["first"][index]["transport"];
+    name.as_str().unwrap_or("none").to_owned()
 }
 
 pub fn request(

@@ -34,6 +34,7 @@ pub(crate) fn config(metadata: &str, name: &str) -> EngineConfig {
         bind_address: Some("127.0.0.1".into()),
         publish_address: Some("127.0.0.1".into()),
         metadata_lease_s: 2,
+        same_host: false,
         ..EngineConfig::default()
     }
 }

@@ -72,7 +72,8 @@ class Ours(Kind):
         return [sys.executable, str(TREE / "tests" / "interop" / "ours.py")]
 
     def environment(self, variables):
-        return dict(os.environ, **variables)
+        # These suites are about what goes over wires.
+        return {"MC_SAME_HOST": "0", **os.environ, **variables}
 
     def options(self, options):
         settings = {**self.settings, **options.pop("settings", {})}

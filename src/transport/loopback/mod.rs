@@ -88,7 +88,9 @@ impl Transport for Loopback {
         Ok(RegionKeys::default())
     }
 
-    fn unregister(&self, _: &Arc<Region>) {}
+    fn unregister(&self, _: &Arc<Region>) -> Result<()> {
+        Ok(())
+    }
 
     fn publish(&self, descriptor: &mut SegmentDescriptor) {
         descriptor.protocol = "loopback".into();

@@ -141,7 +141,9 @@ impl Transport for Tcp {
         Ok(RegionKeys::default())
     }
 
-    fn unregister(&self, _: &Arc<Region>) {}
+    fn unregister(&self, _: &Arc<Region>) -> Result<()> {
+        Ok(())
+    }
 
     fn publish(&self, descriptor: &mut SegmentDescriptor) {
         descriptor.protocol = "tcp".into();
