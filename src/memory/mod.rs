@@ -5,12 +5,14 @@
 //! non-blocking system call or copy, and closing a region waits for its leases. So after
 //! `unregister` returns, nothing in this crate touches the memory again.
 
+mod hint;
 mod location;
 mod mapped;
 mod mapping;
 mod node;
 mod region;
 
+pub use hint::{prefetch, wish_huge_pages};
 pub use location::is_valid as location_is_valid;
 pub use mapped::check_mapped;
 pub use mapping::{Mapping, Pages};

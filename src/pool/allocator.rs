@@ -263,7 +263,8 @@ impl Allocator {
         if node.offset < first {
             let front = id;
             let back = self.split(front, first - node.offset);
-            // Also where there are too many ranges already: the place stays free, and known as such.
+            // Also where there are too many ranges already: the place stays free, and known as
+            // such.
             self.hang(front);
             id = back?;
         }

@@ -319,9 +319,8 @@ impl Journal {
 
     /// Replaces snapshot and logs by new ones, while the index goes on changing; from one thread.
     ///
-    /// # Errors
-    /// The new snapshot cannot be written; the old one and all logs are still there and good. Or the
-    /// log cannot, and the journal is given up.
+    /// # Errors The new snapshot cannot be written; the old one and all logs are still there and
+    /// good. Or the log cannot, and the journal is given up.
     pub fn compact(&self, state: &State, now: Instant) -> Result<()> {
         let number = {
             let mut output = self.output.lock();
