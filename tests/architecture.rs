@@ -49,7 +49,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("master", &["config", "error", "limits", "metadata", "metrics", "net", "pool", "rpc", "time"]),
+    (
+        "master",
+        &[
+            "config", "error", "limits", "memory", "metadata", "metrics", "net", "pool", "rpc",
+            "time",
+        ],
+    ),
     (
         "transport",
         &[
@@ -67,7 +73,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("metadata", &["config", "descriptor", "error", "json", "limits", "net", "time"]),
     ("rpc", &["error", "limits", "net", "pool", "time"]),
-    ("pool", &["error", "limits", "time"]),
+    ("pool", &["error", "limits", "memory", "time"]),
     ("descriptor", &["error", "json", "limits"]),
     ("net", &["error", "json", "limits", "memory", "sys", "time"]),
     ("memory", &["error", "limits", "sys"]),

@@ -6,6 +6,7 @@
 //! `unregister` returns, nothing in this crate touches the memory again.
 
 mod cross;
+mod hint;
 mod location;
 mod mapped;
 mod mapping;
@@ -14,6 +15,7 @@ mod region;
 mod shared;
 
 pub use cross::{peek, CrossCall};
+pub use hint::{prefetch, wish_huge_pages};
 pub use location::{is_host as location_is_host, is_valid as location_is_valid};
 pub use mapped::check_mapped;
 pub use mapping::{Mapping, Pages};

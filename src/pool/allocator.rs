@@ -69,6 +69,7 @@ pub struct Span {
 pub struct Allocator {
     bytes: u64,
     granule_bits: u32,
+    pieces_max: u32,
     nodes: Slab<Node>,
     heads: Box<[u32]>,
     level: u32,
@@ -90,6 +91,10 @@ fn bin_of(size: u32) -> usize {
 impl Allocator {
     /// All of a segment of that many bytes, free.
     pub fn new(bytes: u64) -> Allocator {
+        Allocator::with_pieces_max(bytes, PIECES_MAX)
+    }
+
+    fn with_pieces_max(bytes: u64, pieces_max: u32) -> Allocator {
         let mut granule_bits = GRANULE_BITS_MIN;
         while bytes.div_ceil(1 << granule_bits) >= GRANULES_MAX {
             granule_bits += 1;
@@ -97,6 +102,7 @@ impl Allocator {
         let mut new = Allocator {
             bytes,
             granule_bits,
+            pieces_max,
             nodes: Slab::default(),
             heads: vec![NIL; BINS].into_boxed_slice(),
             level: 0,
@@ -107,7 +113,7 @@ impl Allocator {
         let size = bytes.div_ceil(1 << granule_bits) as u32;
         if size > 0 {
             let node = Node { offset: 0, size, before: NIL, after: NIL, link: NIL, back: NIL };
-            if let Some(id) = new.nodes.insert(node, PIECES_MAX) {
+            if let Some(id) = new.nodes.insert(node, pieces_max) {
                 new.hang(id);
             }
         }
@@ -256,8 +262,11 @@ impl Allocator {
         self.unhang(id);
         if node.offset < first {
             let front = id;
-            id = self.split(front, first - node.offset)?;
+            let back = self.split(front, first - node.offset);
+            // Also where there are too many ranges already: the place stays free, and known as
+            // such.
             self.hang(front);
+            id = back?;
         }
         self.cut(id, end - first);
         self.take(id, tag);
@@ -336,7 +345,7 @@ impl Allocator {
             link: NIL,
             back: NIL,
         };
-        let new = self.nodes.insert(rest, PIECES_MAX)?;
+        let new = self.nodes.insert(rest, self.pieces_max)?;
         if node.after != NIL {
             self.nodes.get_mut(node.after).before = new;
         }

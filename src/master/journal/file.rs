@@ -34,6 +34,8 @@ const HEADER_BYTES: usize = 8 + 8 + 36 + 1;
 const BOOT_BYTES: usize = 36;
 const LOCK: &str = "lock";
 const CHUNK: usize = 1 << 20;
+/// Space for records beyond this is given back after a burst.
+const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// A journal that is being written.
 pub struct Journal {
@@ -55,6 +57,8 @@ pub struct Journal {
 struct Output {
     number: u64,
     log: Option<File>,
+    /// Space of the last write, for the next one.
+    spare: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -245,7 +249,7 @@ impl Journal {
             folder: folder.to_owned(),
             sync,
             boot,
-            output: Mutex::new(Output { number, log: None }),
+            output: Mutex::new(Output { number, log: None, spare: Vec::new() }),
             pending: Mutex::default(),
             begun: AtomicBool::new(false),
             dead: AtomicBool::new(false),
@@ -291,13 +295,21 @@ impl Journal {
     /// Hands all records that were appended before to the kernel, and to the disk with `sync`. If
     /// that fails the journal is deleted, and the master goes on without one. Blocks on the disk.
     pub fn flush(&self) {
-        if !self.is_alive() {
+        if !self.begun.load(Ordering::Acquire) {
             return;
         }
+        // Whoever gives the journal up holds this lock until it is deleted. A look at `dead` before
+        // the lock would let another thread answer its caller while the files are still there.
         let mut output = self.output.lock();
-        if let Err(error) = self.write_pending(&mut output) {
-            self.give_up(&error);
+        // What cannot be written is gone from the buffer, so nothing may be written after it.
+        let _ = self.write_or_give_up(&mut output);
+    }
+
+    fn write_or_give_up(&self, output: &mut Output) -> Result<()> {
+        if self.dead.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Resource, "the journal was given up"));
         }
+        self.write_pending(output).inspect_err(|error| self.give_up(error))
     }
 
     /// Whether the log has grown so much that [`Journal::compact`] pays.
@@ -308,12 +320,12 @@ impl Journal {
 
     /// Replaces snapshot and logs by new ones, while the index goes on changing; from one thread.
     ///
-    /// # Errors
-    /// The new snapshot cannot be written. The old one and all logs are still there and good.
+    /// # Errors The new snapshot cannot be written; the old one and all logs are still there and
+    /// good. Or the log cannot, and the journal is given up.
     pub fn compact(&self, state: &State, now: Instant) -> Result<()> {
         let number = {
             let mut output = self.output.lock();
-            self.write_pending(&mut output)?;
+            self.write_or_give_up(&mut output)?;
             self.begin_log(&mut output)?
         };
         self.replace_snapshot(number, state, now)
@@ -354,7 +366,14 @@ impl Journal {
         let path = self.folder.join(name(Kind::Log, number));
         let mut log = File::create(&path).map_err(|e| failed("cannot be begun", &path, e))?;
         log.write_all(&self.header(number)).map_err(|e| failed("cannot grow", &path, e))?;
-        *output = Output { number, log: Some(log) };
+        if self.sync {
+            // Otherwise a host that fails now finds the old log whole and this one not at all,
+            // and takes the journal for complete.
+            log.sync_all().map_err(|e| failed("cannot be synced", &path, e))?;
+            self.sync_folder()?;
+        }
+        output.number = number;
+        output.log = Some(log);
         self.log_bytes.store(0, Ordering::Relaxed);
         Ok(number)
     }
@@ -419,18 +438,22 @@ impl Journal {
     }
 
     fn write_pending(&self, output: &mut Output) -> Result<()> {
-        let pending = std::mem::take(&mut *self.pending.lock());
-        let Some(log) = &mut output.log else { return Ok(()) };
+        let Output { number, log, spare } = output;
+        spare.clear();
+        spare.shrink_to(SPARE_BYTES_MAX);
+        std::mem::swap(&mut *self.pending.lock(), spare);
+        let pending: &[u8] = spare;
+        let Some(log) = log else { return Ok(()) };
         if pending.is_empty() {
             return Ok(());
         }
-        let path = self.folder.join(name(Kind::Log, output.number));
+        let path = || self.folder.join(name(Kind::Log, *number));
         if pending.len() > limits::JOURNAL_BUFFER_BYTES_MAX {
             return Err(Error::new(ErrorKind::LimitReached, "the journal's disk is too slow"));
         }
-        log.write_all(&pending).map_err(|e| failed("cannot grow", &path, e))?;
+        log.write_all(pending).map_err(|e| failed("cannot grow", &path(), e))?;
         if self.sync {
-            log.sync_data().map_err(|e| failed("cannot be synced", &path, e))?;
+            log.sync_data().map_err(|e| failed("cannot be synced", &path(), e))?;
         }
         self.log_bytes.fetch_add(pending.len() as u64, Ordering::Relaxed);
         Ok(())

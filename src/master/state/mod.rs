@@ -23,6 +23,7 @@ mod cell;
 mod client;
 mod counters;
 mod evict;
+mod index;
 mod liveness;
 mod pattern;
 mod puts;
@@ -214,11 +215,11 @@ impl State {
             Call::Ping(client) => Reply::Pong(Ok(self.ping(at, client))),
             Call::Exists(key) => Reply::Exists(Ok(self.exists(at, &key))),
             Call::BatchExists(keys) => {
-                Reply::BatchExists(keys.iter().map(|key| Ok(self.exists(at, key))).collect())
+                Reply::BatchExists(self.each_near(&keys, |h, key| Ok(self.exists_at(at, h, key))))
             }
             Call::Lookup(key) => Reply::Located(self.lookup(at, &key)),
             Call::BatchLookup(keys) => {
-                Reply::BatchLocated(keys.iter().map(|key| self.lookup(at, key)).collect())
+                Reply::BatchLocated(self.each_near(&keys, |h, key| self.lookup_at(at, h, key)))
             }
             Call::LookupByPattern(pattern) => Reply::Found(self.lookup_pattern(at, &pattern)),
             Call::PutStart(owner, item, options) => {

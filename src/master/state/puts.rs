@@ -205,7 +205,7 @@ impl State {
         object.set_pin(self.wanted_pin(options));
         self.record_put(now, &table, &object, owner);
         let sight = Sight::of(&object);
-        shard.insert(slot, hash, object, now, |key| self.hash(key));
+        shard.insert(slot, hash, object, now);
         drop(guard);
         let replicas = self.replicas(&table, &sight);
         Ok((Granted { replicas, generation: sight.generation }, name))

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
 use super::segments::Table;
-use super::shard::{Cuts, Object, Shard};
+use super::shard::{Approach, Cuts, Object, Shard};
 use super::State;
 use crate::limits;
 use crate::pool::lease::Micros;
@@ -39,12 +39,57 @@ pub(super) fn is_visible(table: &Table, object: &Object) -> bool {
     object.copies.iter().any(|copy| table.cell(copy.segment).is_some_and(|c| !c.has(HIDDEN)))
 }
 
+/// Keys whose memory is asked for together: about as many misses as a processor has under way.
+const GROUP: usize = 16;
+/// Below so many objects in a shard all of it is in the caches, and asking would only cost.
+const NEAR_OBJECTS: usize = 1024;
+
 impl State {
+    /// Calls `look` for every key with its hash. Before, it asks for the memory that this will
+    /// touch, of a group of keys at a time, so that their cache misses overlap instead of adding
+    /// up.
+    pub(super) fn each_near<T>(
+        &self,
+        keys: &[Key],
+        mut look: impl FnMut(u64, &[u8]) -> T,
+    ) -> Vec<T> {
+        let mut results = Vec::with_capacity(keys.len());
+        for group in keys.chunks(GROUP) {
+            let hashes: SmallVec<[u64; GROUP]> = group.iter().map(|key| self.hash(key)).collect();
+            for step in [Approach::Entry, Approach::Object, Approach::Around] {
+                if !self.approach(&hashes, step) {
+                    break;
+                }
+            }
+            results.extend(hashes.iter().zip(group).map(|(hash, key)| look(*hash, key)));
+        }
+        results
+    }
+
+    /// False if it is not worth while. A shard that is in use just now is left out: this is a hint.
+    fn approach(&self, hashes: &[u64], step: Approach) -> bool {
+        let mut is_large = hashes.len() > 1;
+        for hash in hashes {
+            if !is_large {
+                break;
+            }
+            if let Some(shard) = self.shard(self.shard_of(*hash)).try_lock() {
+                is_large = shard.len() > NEAR_OBJECTS;
+                shard.approach(*hash, step);
+            }
+        }
+        is_large
+    }
+
     /// Whether the object is complete; grants a lease if it is.
     pub(super) fn exists(&self, now: Micros, key: &[u8]) -> bool {
-        let hash = self.hash(key);
+        self.exists_at(now, self.hash(key), key)
+    }
+
+    /// The same with the key's hash.
+    pub(super) fn exists_at(&self, now: Micros, hash: u64, key: &[u8]) -> bool {
         let mut shard = self.shard(self.shard_of(hash)).lock();
-        let Some(slot) = shard.find(hash, key) else { return false };
+        let Some(slot) = shard.find_to_use(hash, key) else { return false };
         let object = shard.objects.get(slot);
         if !object.complete || !is_visible(&self.table.load(), object) {
             return false;
@@ -55,9 +100,13 @@ impl State {
 
     /// Where the object is; grants a lease.
     pub(super) fn lookup(&self, now: Micros, key: &[u8]) -> Outcome<Located> {
-        let hash = self.hash(key);
+        self.lookup_at(now, self.hash(key), key)
+    }
+
+    /// The same with the key's hash.
+    pub(super) fn lookup_at(&self, now: Micros, hash: u64, key: &[u8]) -> Outcome<Located> {
         let mut shard = self.shard(self.shard_of(hash)).lock();
-        let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
+        let slot = shard.find_to_use(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
         let object = shard.objects.get(slot);
         let table = self.table.load();
         if !is_visible(&table, object) {

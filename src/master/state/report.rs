@@ -254,7 +254,7 @@ impl State {
                 object.set_pin(Pin::SoftExtended(until));
             }
             self.record_put(now, &table, &object, None);
-            shard.insert(slot, hash, object, now, |key| self.hash(key));
+            shard.insert(slot, hash, object, now);
             counters::add(&self.counters.reported_objects, 1);
         } else {
             shard.add_copy(slot, copy);

@@ -117,7 +117,7 @@ impl State {
             KeptPin::Hard => Pin::Hard,
         });
         self.record_put(FIRST_MOMENT, &table, &object, kept.owner);
-        shard.insert(slot, hash, object, FIRST_MOMENT, |key| self.hash(key));
+        shard.insert(slot, hash, object, FIRST_MOMENT);
         Ok(())
     }
 

@@ -55,7 +55,7 @@ impl Default for Settings {
         Settings {
             seed: 0,
             life: 0,
-            shards: 256,
+            shards: 64,
             lease_ttl: Duration::from_secs(5),
             soft_pin_ttl: Duration::from_secs(1800),
             soft_pin_ttl_max: Duration::from_secs(86_400),

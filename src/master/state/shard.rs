@@ -1,13 +1,18 @@
 //! One shard of the index: objects, found by key, and in lists by last use for each segment.
 //!
-//! An object of one copy costs 96 bytes here, its key once, and about 8 bytes of hash table. The
+//! An object of one copy costs 96 bytes here, its key once, and about 15 bytes of hash table. The
 //! whole shard is behind one lock, which is held for a few hundred nanoseconds per key.
+//!
+//! In a large index nearly every access misses the caches. So a search that ends in a use asks for
+//! the key and for the neighbours in the list together, and a batch asks for what all of its keys
+//! need, step by step ([`Shard::approach`]), before it looks at the first.
 
 use std::collections::VecDeque;
 
-use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use super::index::Index;
+use crate::memory::prefetch;
 use crate::pool::eviction::{Ends, Link, Links, NIL};
 use crate::pool::lease::{LastUse, Micros, Pin};
 use crate::pool::slab::Slab;
@@ -147,10 +152,21 @@ pub(super) struct Start {
     pub(super) generation: u64,
 }
 
+/// Steps towards an object, each of which depends on the one before.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Approach {
+    /// Its entry in the hash table.
+    Entry,
+    /// The object.
+    Object,
+    /// Its key, and its neighbours in the list of its first copy.
+    Around,
+}
+
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) number: u32,
-    index: HashTable<u32>,
+    index: Index,
     pub(super) objects: Slab<Object>,
     lists: Vec<[Ends; 3]>,
     /// Puts in the order of their starts; finished ones leave when they come to the front.
@@ -165,7 +181,7 @@ impl Shard {
     pub(super) fn new(number: u32, seed: u64, slots_max: u32) -> Shard {
         Shard {
             number,
-            index: HashTable::new(),
+            index: Index::default(),
             objects: Slab::default(),
             lists: Vec::new(),
             starts: VecDeque::new(),
@@ -176,7 +192,45 @@ impl Shard {
     }
 
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |slot| *self.objects.get(*slot).key == *key).copied()
+        self.index.find(hash, |slot| *self.objects.get(slot).key == *key)
+    }
+
+    /// The same for an object that is about to be renewed.
+    pub(super) fn find_to_use(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |slot| {
+            self.approach_around(slot);
+            *self.objects.get(slot).key == *key
+        })
+    }
+
+    /// Asks for the memory that the use of an object needs; what the step before has asked for
+    /// should have arrived.
+    pub(super) fn approach(&self, hash: u64, step: Approach) {
+        match step {
+            Approach::Entry => self.index.approach(hash),
+            Approach::Object => {
+                if let Some(slot) = self.index.find(hash, |_| true) {
+                    prefetch(self.objects.get(slot));
+                }
+            }
+            Approach::Around => {
+                if let Some(slot) = self.index.find(hash, |_| true) {
+                    self.approach_around(slot);
+                }
+            }
+        }
+    }
+
+    fn approach_around(&self, slot: u32) {
+        let object = self.objects.get(slot);
+        prefetch(&*object.key);
+        if let Some(copy) = object.copies.first() {
+            for neighbour in [copy.link.older, copy.link.newer] {
+                if let Some(neighbour) = self.objects.try_get(neighbour) {
+                    prefetch(neighbour);
+                }
+            }
+        }
     }
 
     /// The object of a slot if it still is that generation.
@@ -191,21 +245,13 @@ impl Shard {
     }
 
     /// Puts an object with its copies into a slot, the index and the lists.
-    pub(super) fn insert(
-        &mut self,
-        slot: u32,
-        hash: u64,
-        object: Object,
-        now: Micros,
-        hash_of: impl Fn(&[u8]) -> u64,
-    ) {
+    pub(super) fn insert(&mut self, slot: u32, hash: u64, object: Object, now: Micros) {
         let unfinished = !object.complete;
         let start = Start { at: object.at, slot, generation: object.generation };
         self.soft += usize::from(object.asked_soft());
         *self.objects.get_mut(slot) = object;
         self.enlist(slot, now);
-        let objects = &self.objects;
-        self.index.insert_unique(hash, slot, |slot| hash_of(&objects.get(*slot).key));
+        self.index.insert(hash, slot);
         if unfinished {
             self.starts.push_back(start);
         }
@@ -214,9 +260,7 @@ impl Shard {
     /// Takes an object out of everything; its ranges are the caller's affair.
     pub(super) fn remove(&mut self, slot: u32, hash: u64) -> Object {
         self.delist(slot);
-        if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
-            entry.remove();
-        }
+        self.index.remove(hash, slot);
         let object = self.objects.remove(slot);
         self.soft -= usize::from(object.asked_soft());
         object

@@ -154,3 +154,19 @@ fn stays_full_under_mixed_sizes() {
     println!("mean utilisation of the worst seed: {lowest:.3}");
     assert!(lowest >= 0.95, "{lowest}");
 }
+
+#[test]
+fn a_place_that_cannot_be_cut_out_stays_free() {
+    let mut allocator = Allocator::with_pieces_max(1024, 2);
+    allocator.begin_places();
+    // The first cut gives the second range; a place in the middle of that would need two more.
+    let first = allocator.reserve(0, 256, 1).unwrap();
+    assert_eq!(allocator.reserve(512, 64, 2), None);
+    assert_eq!((allocator.free_bytes(), allocator.pieces()), (768, 2));
+    // What is left is taken as a whole, and everything merges again.
+    let second = allocator.allocate(64, 3).unwrap();
+    assert_eq!((second.offset, allocator.free_bytes()), (256, 0));
+    allocator.free(first.id);
+    allocator.free(second.id);
+    assert_eq!((allocator.free_bytes(), allocator.largest(), allocator.pieces()), (1024, 1024, 1));
+}

@@ -270,6 +270,46 @@ fn a_journal_that_was_given_up_begins_anew_when_there_is_room() {
 }
 
 #[test]
+fn a_log_that_lost_records_is_deleted_when_a_new_one_is_to_begin() {
+    let folder = Folder::new("hole");
+    let (journal, state, _) = start(&folder.0);
+    mount(&state);
+    put(&state, 1);
+    journal.flush();
+    journal.output.lock().log = Some(fs::File::create("/dev/full").unwrap());
+    put(&state, 2);
+    // The record of the second put is lost with this; later ones must not follow it.
+    assert!(journal.compact(&state, Instant::now()).is_err());
+    assert!(!journal.is_alive());
+    assert_eq!(names(&folder.0), []);
+    assert!(journal.compact(&state, Instant::now()).is_err());
+    assert_eq!(names(&folder.0), []);
+}
+
+#[test]
+fn nobody_is_answered_before_a_broken_journal_is_deleted() {
+    for _ in 0..20 {
+        let folder = Folder::new("answer");
+        let (journal, state, _) = start(&folder.0);
+        mount(&state);
+        put(&state, 1);
+        journal.flush();
+        journal.output.lock().log = Some(fs::File::create("/dev/full").unwrap());
+        put(&state, 2);
+        // Each of these could answer a caller once its flush returns.
+        let left = std::thread::scope(|scope| {
+            let flush = || {
+                journal.flush();
+                names(&folder.0).len()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(flush)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).max()
+        });
+        assert_eq!(left, Some(0));
+    }
+}
+
+#[test]
 fn a_folder_has_one_master() {
     let folder = Folder::new("lock");
     let (journal, _) = Journal::open(&folder.0, true).unwrap();

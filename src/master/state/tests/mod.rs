@@ -1,9 +1,10 @@
-//! Tests of the index: rules one by one, a naive model, restarts, eviction, memory.
+//! Tests of the index: rules one by one, a naive model, restarts, eviction, memory, threads.
 
 mod evicting;
 mod model;
 mod restarts;
 mod rules;
+mod threads;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
