@@ -204,6 +204,11 @@ pub const STORE_KEYS_PER_CALL_MAX: usize = 8192;
 pub const STORE_KEY_BYTES_PER_CALL_MAX: usize = 4 << 20;
 /// Objects in own segments that are remembered for the report to a restarted master.
 pub const STORE_HELD_OBJECTS_MAX: usize = 1 << 22;
+/// Objects that one client hands out as views of its own memory at a time; further ones are
+/// copied. A list of them all is one call to the master, of 2 MiB at most.
+pub const STORE_KEPT_RANGES_MAX: usize = 65_536;
+/// Views hold at most this part of the own memory, because what they hold cannot be used again.
+pub const STORE_KEPT_PART: u64 = 2;
 /// Longest wait of a sign of life for news.
 pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
 /// Time between two signs of life without news, upstream's number.

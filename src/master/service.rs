@@ -230,6 +230,7 @@ fn changes(method: Method) -> bool {
             | Method::LookupByPattern
             | Method::Greet
             | Method::Suspect
+            | Method::Keep
     )
 }
 

@@ -80,6 +80,7 @@ fn answered(shared: &Shared) {
 
 /// Waits for news of a native master. Returns the shortest time until the next call.
 fn news(shared: &Shared) -> Result<Duration> {
+    tell_lent(shared)?;
     let acknowledged = shared.held.lock().acknowledged();
     let events = shared.calls.attend(acknowledged, Deadline::within(CALL_TIMEOUT))?;
     let mut held = shared.held.lock();
@@ -106,6 +107,16 @@ fn news(shared: &Shared) -> Result<Duration> {
     Ok(pause)
 }
 
+/// Names the lent ranges whose objects are gone, before their end is acknowledged.
+fn tell_lent(shared: &Shared) -> Result<()> {
+    let Some(ranges) = shared.held.lock().untold() else { return Ok(()) };
+    let told = shared.calls.keep(Vec::new(), ranges, Deadline::within(CALL_TIMEOUT));
+    if told.is_err() {
+        shared.held.lock().stay_untold();
+    }
+    told
+}
+
 /// A sign of life as upstream gives it.
 fn ping(shared: &Shared) -> Result<Duration> {
     let Pong { status, .. } = shared.calls.ping(Deadline::within(CALL_TIMEOUT))?;
@@ -124,7 +135,12 @@ fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
     }
     let deadline = Deadline::within(REMOUNT_TIMEOUT);
     shared.metrics.remounts.inc();
-    shared.calls.remount(shared.own.segments(), deadline)?;
+    let lent = shared.held.lock().lent(true);
+    if lent.is_empty() {
+        shared.calls.remount(shared.own.segments(), deadline)?;
+    } else {
+        shared.calls.keep(shared.own.segments(), lent, deadline)?;
+    }
     let Some(master_life) = master_life else { return Ok(()) };
     let parts = {
         let mut held = shared.held.lock();

@@ -9,7 +9,7 @@ use crate::pool::identity::{ClientId, SegmentId};
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Located, Replica, ReplicaKind};
-use crate::pool::segment::{HeldObject, Pong, Segment};
+use crate::pool::segment::{HeldObject, KeptRange, Pong, Segment};
 use crate::rpc::message::{Call, Events, Granted, Reply};
 use crate::time::Deadline;
 
@@ -90,6 +90,18 @@ impl Calls {
         deadline: Deadline,
     ) -> Result<()> {
         let call = Call::Report { client: self.client, objects, last };
+        answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
+    }
+
+    /// Names all ranges of the own segments that are still read, and mounts `segments` again in
+    /// the same step.
+    pub(super) fn keep(
+        &self,
+        segments: Vec<Segment>,
+        ranges: Vec<KeptRange>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let call = Call::Keep { client: self.client, segments, ranges };
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 

@@ -10,18 +10,19 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::memory::Access;
 use crate::pool::object::{Key, PutOptions};
-use crate::pool::replica::Replica;
+use crate::pool::replica::{Located, Replica, ReplicaStatus};
 use crate::time::Deadline;
 
 use super::attend::Attendant;
 use super::buffers::{zeroed, LocalBuffers, StoreBuffer};
 use super::calls::Calls;
 use super::failure::{plain, refused};
+use super::get::View;
 use super::held::Held;
 use super::metrics::StoreMetrics;
 use super::mover::{Move, Mover};
 use super::own::OwnMemory;
-use super::plan::{check_key, Object, Range};
+use super::plan::{check_key, memory_of, Object, Range};
 
 /// A client of the store. Clones are handles to the same client; it ends with the last one, or
 /// earlier by [`Store::close`]. Every method may be called from any thread.
@@ -48,7 +49,9 @@ pub(super) struct Shared {
     pub(super) mover: Arc<dyn Mover>,
     pub(super) own: OwnMemory,
     pub(super) buffers: Arc<LocalBuffers>,
-    pub(super) held: Mutex<Held>,
+    pub(super) held: Arc<Mutex<Held>>,
+    /// The master takes note of ranges that are still read.
+    pub(super) can_keep: AtomicBool,
     pub(super) metrics: StoreMetrics,
     /// Held while segments are mounted or taken away, so that neither undoes the other.
     pub(super) mounting: Mutex<()>,
@@ -190,6 +193,7 @@ impl Store {
                 bytes = zeroed(usize::try_from(size).unwrap_or(usize::MAX))?;
                 Ok(vec![Range::of_mut(&mut bytes)])
             },
+            None,
             shared.deadline(None),
         );
         first(results)?;
@@ -210,10 +214,12 @@ impl Store {
             let object = objects.get(index);
             Ok(object.map(|object| object.ranges.to_vec()).unwrap_or_default())
         };
-        Ok(shared.get_objects(&keys, &mut target, shared.deadline(timeout)))
+        Ok(shared.get_objects(&keys, &mut target, None, shared.deadline(timeout)))
     }
 
-    /// Reads objects into local buffers, which are given back when they are dropped.
+    /// Objects as memory of the store, which is given back when it is dropped: a view where the
+    /// object lies in an own segment and a master of ours leaves it there as long as it is viewed,
+    /// else a piece of the local buffer that the object was read into.
     pub fn get_buffers(
         &self,
         keys: &[&[u8]],
@@ -222,6 +228,17 @@ impl Store {
         let (shared, _inside) = self.enter()?;
         check_count(keys.len())?;
         let mut lent: Vec<Option<StoreBuffer>> = keys.iter().map(|_| None).collect();
+        let mut views: Vec<Option<StoreBuffer>> = keys.iter().map(|_| None).collect();
+        let mut view = |index: usize, located: &Located| {
+            let view = shared.view(located)?;
+            let size = view.length() as u64;
+            *views.get_mut(index)? = Some(view);
+            Some(size)
+        };
+        let view: Option<&mut View<'_>> = match shared.can_keep.load(Ordering::Relaxed) {
+            true => Some(&mut view),
+            false => None,
+        };
         let mut target = |index: usize, size: u64| {
             let Some(place) = lent.get_mut(index) else { return Ok(Vec::new()) };
             *place = None;
@@ -230,9 +247,10 @@ impl Store {
             *place = Some(buffer);
             Ok(vec![range])
         };
-        let results = shared.get_objects(keys, &mut target, shared.deadline(timeout));
+        let results = shared.get_objects(keys, &mut target, view, shared.deadline(timeout));
         let missing = || Error::new(ErrorKind::Internal, "an object without its buffer");
-        let pairs = results.into_iter().zip(lent);
+        let buffers = views.into_iter().zip(lent).map(|(view, lent)| view.or(lent));
+        let pairs = results.into_iter().zip(buffers);
         Ok(pairs.map(|(result, buffer)| result.and_then(|_| buffer.ok_or_else(missing))).collect())
     }
 
@@ -439,6 +457,19 @@ impl Store {
 impl Shared {
     pub(super) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::within(timeout.unwrap_or(self.timeout))
+    }
+
+    /// A view of an object that lies in an own segment.
+    fn view(&self, located: &Located) -> Option<StoreBuffer> {
+        let complete = |replica: &&Replica| replica.status == ReplicaStatus::Complete;
+        let own =
+            |replica: &Replica| memory_of(replica).and_then(|(ranges, _)| self.own.run(ranges));
+        let run = located.replicas.iter().filter(complete).find_map(own)?;
+        let bytes_max = self.own.bytes() / limits::STORE_KEPT_PART;
+        let view =
+            StoreBuffer::view(&self.held, &self.buffers, run, located.generation, bytes_max)?;
+        self.metrics.views.inc();
+        Some(view)
     }
 
     /// Makes moves: those inside this process by a copy while the others travel.

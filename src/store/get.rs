@@ -25,6 +25,9 @@ use super::put::is_peers_fault;
 /// Where an object of a batch goes: asked with its position and size once the size is known.
 pub(super) type Target<'t> = dyn FnMut(usize, u64) -> Result<Vec<Range>> + 't;
 
+/// Asked first whether an object can be had without reading it: its size if so.
+pub(super) type View<'t> = dyn FnMut(usize, &Located) -> Option<u64> + 't;
+
 /// The put and the replica that bytes were read from.
 #[derive(PartialEq)]
 struct ReadFrom {
@@ -51,6 +54,7 @@ impl Shared {
         &self,
         keys: &[&[u8]],
         target: &mut Target<'_>,
+        mut view: Option<&mut View<'_>>,
         deadline: Deadline,
     ) -> Vec<Result<u64>> {
         let unread = || Err(Error::new(ErrorKind::LeaseExpired, "the lease ended every time"));
@@ -76,7 +80,8 @@ impl Shared {
             for chunk in open.chunks(part) {
                 for chunk in parts(chunk, |index| keys[*index].len()) {
                     let wave = Wave { keys, chunk, deadline };
-                    lapsed.extend(self.read(&wave, target, &mut read_before, &mut results));
+                    let view = &mut view;
+                    lapsed.extend(self.read(&wave, target, view, &mut read_before, &mut results));
                 }
             }
             open = lapsed;
@@ -90,6 +95,7 @@ impl Shared {
         &self,
         wave: &Wave<'_>,
         target: &mut Target<'_>,
+        view: &mut Option<&mut View<'_>>,
         read_before: &mut HashMap<usize, ReadFrom>,
         results: &mut [Result<u64>],
     ) -> Vec<usize> {
@@ -111,6 +117,11 @@ impl Shared {
                     results[*index] = Ok(size_of(&before.place));
                     continue;
                 }
+            }
+            let viewed = view.as_mut().zip(located.as_ref().ok());
+            if let Some(size) = viewed.and_then(|(view, located)| view(*index, located)) {
+                results[*index] = Ok(size);
+                continue;
             }
             match self.begin(*index, wave.keys[*index], located, asked, target) {
                 Ok(read) => reads.push(read),

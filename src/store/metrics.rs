@@ -35,6 +35,14 @@ pub struct StoreMetrics {
     pub remounts: Counter,
     /// Objects reported to a master that had lost its memory.
     pub objects_reported: Counter,
+    /// Objects handed out without a copy.
+    pub views: Counter,
+    /// Objects written to files.
+    pub file_writes: Counter,
+    /// Objects that were to be written to files and were not.
+    pub file_writes_failed: Counter,
+    /// Objects read from files.
+    pub file_reads: Counter,
     registry: Registry,
 }
 
@@ -59,6 +67,11 @@ impl Default for StoreMetrics {
         let pings_failed = counter("pings_failed", "Signs of life without an answer");
         let remounts = counter("remounts", "Times the segments were mounted again");
         let objects_reported = counter("objects_reported", "Objects told to a restarted master");
+        let views = counter("views", "Objects handed out without a copy");
+        let file_writes = counter("file_writes", "Objects written to files");
+        let file_writes_failed =
+            counter("file_writes_failed", "Objects that could not be written to files");
+        let file_reads = counter("file_reads", "Objects read from files");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
@@ -82,6 +95,10 @@ impl Default for StoreMetrics {
             pings_failed,
             remounts,
             objects_reported,
+            views,
+            file_writes,
+            file_writes_failed,
+            file_reads,
             registry,
         }
     }

@@ -2,6 +2,7 @@
 //! done.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +121,8 @@ impl Store {
             mover: parts.mover,
             own: OwnMemory { endpoint, pieces, is_copied: parts.is_copied },
             buffers: Arc::new(LocalBuffers::new(buffers)),
-            held: Mutex::new(Held::default()),
+            held: Arc::new(Mutex::new(Held::default())),
+            can_keep: AtomicBool::new(false),
             metrics: StoreMetrics::default(),
             mounting: Mutex::new(()),
             gate: Gate::default(),
@@ -156,6 +158,8 @@ fn begin(shared: &Shared) -> Result<()> {
     if shared.calls.is_native() {
         let life = shared.calls.greet(deadline)?;
         shared.held.lock().meet(life);
+        let can_keep = shared.calls.keep(Vec::new(), Vec::new(), deadline).is_ok();
+        shared.can_keep.store(can_keep, Ordering::Relaxed);
     }
     for segment in shared.own.segments() {
         shared

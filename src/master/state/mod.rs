@@ -23,6 +23,7 @@ mod cell;
 mod client;
 mod counters;
 mod evict;
+mod keep;
 mod liveness;
 mod pattern;
 mod puts;
@@ -250,6 +251,9 @@ impl State {
                 Reply::Done(self.report(at, client, objects, last))
             }
             Call::Suspect { client, endpoint } => Reply::Done(self.suspect(client, &endpoint)),
+            Call::Keep { client, segments, ranges } => {
+                Reply::Done(self.keep(at, client, segments, &ranges))
+            }
         };
         Step::Reply(self.counted(operation, reply))
     }

@@ -114,6 +114,7 @@ impl State {
         if !cell.has(REPORTING | SETTLING) {
             return Claim::Refused;
         }
+        cell.yield_kept(offset);
         if !self.clear_place(now, cell, offset, size, held.generation) {
             return Claim::Refused;
         }

@@ -1,6 +1,7 @@
 //! Tests of the index: rules one by one, a naive model, restarts, eviction, memory.
 
 mod evicting;
+mod keeping;
 mod model;
 mod restarts;
 mod rules;
