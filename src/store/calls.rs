@@ -171,7 +171,31 @@ impl Calls {
         })
     }
 
-    /// Takes back the copy in a file, which this client does not write.
+    /// The folder of the shared file tier; empty without one.
+    pub(super) fn storage_directory(&self, deadline: Deadline) -> Result<String> {
+        answer!(self, &Call::StorageDirectory, deadline, Reply::Directory)?.map_err(plain)
+    }
+
+    /// The copy in a file is written.
+    pub(super) fn put_end_file(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        let call = Call::PutEnd(Some(self.client), key.clone(), ReplicaKind::Disk);
+        answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
+    }
+
+    /// Takes back copies in files that this client does not write, in one call where the dialect
+    /// has it.
+    pub(super) fn revoke_files(&self, keys: &[Key], deadline: Deadline) -> Result<()> {
+        if self.is_native() {
+            let revoked = self.each(keys, |part| {
+                let call = Call::BatchPutRevoke(Some(self.client), part, ReplicaKind::Disk);
+                answer!(self, &call, deadline, Reply::BatchDone)
+            });
+            return revoked.map(drop);
+        }
+        keys.iter().try_for_each(|key| self.revoke_file(key, deadline))
+    }
+
+    /// Takes back the copy in a file.
     pub(super) fn revoke_file(&self, key: &Key, deadline: Deadline) -> Result<()> {
         let call = Call::PutRevoke(Some(self.client), key.clone(), ReplicaKind::Disk);
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)

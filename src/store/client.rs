@@ -10,19 +10,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::memory::Access;
 use crate::pool::object::{Key, PutOptions};
-use crate::pool::replica::{Located, Replica, ReplicaStatus};
+use crate::pool::replica::{Located, Replica};
 use crate::time::Deadline;
 
 use super::attend::Attendant;
 use super::buffers::{zeroed, LocalBuffers, StoreBuffer};
 use super::calls::Calls;
 use super::failure::{plain, refused};
+use super::files::FileTier;
 use super::get::View;
 use super::held::Held;
 use super::metrics::StoreMetrics;
 use super::mover::{Move, Mover};
 use super::own::OwnMemory;
-use super::plan::{check_key, memory_of, Object, Range};
+use super::plan::{check_key, Object, Range};
 
 /// A client of the store. Clones are handles to the same client; it ends with the last one, or
 /// earlier by [`Store::close`]. Every method may be called from any thread.
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) mover: Arc<dyn Mover>,
     pub(super) own: OwnMemory,
     pub(super) buffers: Arc<LocalBuffers>,
+    pub(super) files: FileTier,
     pub(super) held: Arc<Mutex<Held>>,
     /// The master takes note of ranges that are still read.
     pub(super) can_keep: AtomicBool,
@@ -443,7 +445,8 @@ impl Store {
     /// Ends the client: waits for calls under way, takes the segments out of the pool, and lets
     /// go of all memory but that of buffers which are still held. Later calls fail with
     /// `Shutdown`; repeating it does nothing. Blocks for [`limits::STORE_CLOSE_TIMEOUT`] at most,
-    /// and as long again where the master does not answer.
+    /// as long again where objects wait to be written to files, and where the master does not
+    /// answer.
     pub fn close(&self) {
         close(&self.0);
     }
@@ -457,19 +460,6 @@ impl Store {
 impl Shared {
     pub(super) fn deadline(&self, timeout: Option<Duration>) -> Deadline {
         Deadline::within(timeout.unwrap_or(self.timeout))
-    }
-
-    /// A view of an object that lies in an own segment.
-    fn view(&self, located: &Located) -> Option<StoreBuffer> {
-        let complete = |replica: &&Replica| replica.status == ReplicaStatus::Complete;
-        let own =
-            |replica: &Replica| memory_of(replica).and_then(|(ranges, _)| self.own.run(ranges));
-        let run = located.replicas.iter().filter(complete).find_map(own)?;
-        let bytes_max = self.own.bytes() / limits::STORE_KEPT_PART;
-        let view =
-            StoreBuffer::view(&self.held, &self.buffers, run, located.generation, bytes_max)?;
-        self.metrics.views.inc();
-        Some(view)
     }
 
     /// Makes moves: those inside this process by a copy while the others travel.
@@ -518,6 +508,7 @@ fn close(owner: &Owner) {
     if !shared.gate.wait_empty(limits::STORE_CLOSE_TIMEOUT) {
         log::warn!("a store client is closed while calls are still under way");
     }
+    shared.files.finish(limits::STORE_CLOSE_TIMEOUT);
     {
         let _mounting = shared.mounting.lock();
         let deadline = Deadline::within(limits::STORE_CLOSE_TIMEOUT);

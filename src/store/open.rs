@@ -23,6 +23,7 @@ use super::buffers::LocalBuffers;
 use super::calls::Calls;
 use super::client::{let_go, Gate, Owner, Pulse, Shared, Store};
 use super::engine_mover::engine_mover;
+use super::files::{begin_files, FileTier};
 use super::held::Held;
 use super::master::Master;
 use super::metrics::StoreMetrics;
@@ -121,6 +122,7 @@ impl Store {
             mover: parts.mover,
             own: OwnMemory { endpoint, pieces, is_copied: parts.is_copied },
             buffers: Arc::new(LocalBuffers::new(buffers)),
+            files: FileTier::default(),
             held: Arc::new(Mutex::new(Held::default())),
             can_keep: AtomicBool::new(false),
             metrics: StoreMetrics::default(),
@@ -146,7 +148,7 @@ impl Store {
 }
 
 /// Registers the memory, greets the master, and mounts.
-fn begin(shared: &Shared) -> Result<()> {
+fn begin(shared: &Arc<Shared>) -> Result<()> {
     for segment in shared.own.segments() {
         shared.mover.register(segment.base as usize, segment.size as usize, Access::ALL)?;
     }
@@ -173,12 +175,14 @@ fn begin(shared: &Shared) -> Result<()> {
         // Until it has told what its segments hold, a native master is careful with them.
         tolerate(shared.calls.report(Vec::new(), true, deadline))?;
     }
+    begin_files(shared, deadline)?;
     shared.pulse.lock().answered = Some(std::time::Instant::now());
     Ok(())
 }
 
 fn undo(shared: &Shared) {
     let deadline = Deadline::within(Duration::from_secs(1));
+    shared.files.finish(Duration::from_secs(1));
     for segment in shared.own.segments() {
         if shared.calls.unmount(segment.id, deadline).is_err() {
             break;

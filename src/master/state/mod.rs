@@ -23,6 +23,7 @@ mod cell;
 mod client;
 mod counters;
 mod evict;
+mod files;
 mod keep;
 mod liveness;
 mod pattern;
@@ -81,6 +82,8 @@ pub trait Outlet: Send + Sync {
     fn record(&self, _record: &Record<'_>) {}
     /// A client that attends has news.
     fn news(&self, _client: ClientId) {}
+    /// A file of the disk tier, unfinished or not, belongs to no object any more.
+    fn file_gone(&self, _path: String) {}
     /// A put that found no room may find some now. Called often; it should cost next to nothing
     /// while nobody waits.
     fn room(&self) {}
@@ -141,6 +144,7 @@ pub struct State {
     generation: AtomicU64,
     first_generation: u64,
     counters: Counters,
+    file_use: files::FileUse,
     /// Makes reports come one after the other.
     reports: Mutex<()>,
     rng: Mutex<fastrand::Rng>,
@@ -183,6 +187,7 @@ impl State {
             generation: AtomicU64::new(first_generation),
             first_generation,
             counters: Counters::default(),
+            file_use: files::FileUse::new(&settings.storage_directory),
             reports: Mutex::default(),
             rng: Mutex::new(seeds.fork()),
             looked: AtomicU64::new(0),

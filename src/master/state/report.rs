@@ -185,7 +185,7 @@ impl State {
                 address: cell.address(copy.granule),
                 generation: loser,
             });
-            if shard.objects.get(slot).copies.is_empty() {
+            if shard.objects.get(slot).is_void() {
                 self.drop_object(now, &mut shard, slot, End::Superseded);
             } else {
                 let object = shard.objects.get(slot);
