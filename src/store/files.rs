@@ -6,7 +6,7 @@
 //! name and renamed, so nobody finds half of one; a seal behind the object's bytes tells a reader
 //! that they are whole. The file system is trusted with neither order nor durability.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,9 +48,22 @@ pub(super) struct FileTier {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Jobs under way or waiting of each key, and the latest put of the key.
+    keys: HashMap<Key, (usize, u64)>,
     bytes: usize,
     writers: usize,
     stop: bool,
+}
+
+impl Queue {
+    fn leave(&mut self, key: &[u8]) {
+        if let Some((count, _)) = self.keys.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(key);
+            }
+        }
+    }
 }
 
 /// An object to be written.
@@ -82,6 +95,7 @@ impl FileTier {
             let same = queue.jobs.iter().position(|other| other.path == job.path);
             if let Some(old) = same.and_then(|at| queue.jobs.remove(at)) {
                 queue.bytes -= old.value.len();
+                queue.leave(&old.key);
             }
         }
         let has_room = queue.jobs.len() < limits::STORE_FILE_QUEUE_MAX
@@ -90,6 +104,8 @@ impl FileTier {
             return Err(job);
         }
         queue.bytes += job.value.len();
+        let of_key = queue.keys.entry(job.key.clone()).or_default();
+        *of_key = (of_key.0 + 1, of_key.1.max(job.generation));
         queue.jobs.push_back(job);
         self.changed.notify_one();
         Ok(())
@@ -119,8 +135,23 @@ impl FileTier {
         }
     }
 
-    fn done(&self, bytes: usize) {
-        self.queue.lock().bytes -= bytes;
+    fn done(&self, job: &Job) {
+        let mut queue = self.queue.lock();
+        queue.bytes -= job.value.len();
+        queue.leave(&job.key);
+    }
+
+    /// A put of the key has begun: files of earlier ones are not its own.
+    pub(super) fn begin_put(&self, key: &[u8], generation: u64) {
+        if let Some((_, latest)) = self.queue.lock().keys.get_mut(key) {
+            *latest = generation.max(*latest);
+        }
+    }
+
+    /// True where a later put of the key has begun, so that the master would take the end of this
+    /// one for its.
+    fn is_outdated(&self, job: &Job) -> bool {
+        self.queue.lock().keys.get(&job.key).is_some_and(|(_, latest)| *latest > job.generation)
     }
 
     /// Writes what waits, for `time` at most; the rest is given up. A file system that hangs keeps
@@ -281,7 +312,7 @@ pub(super) fn begin_files(shared: &Arc<Shared>, deadline: Deadline) -> Result<()
         let started = crate::net::thread::spawn("mc-store-file", move || {
             while let Some(job) = writer.files.next() {
                 writer.write_file(&job);
-                writer.files.done(job.value.len());
+                writer.files.done(&job);
             }
         });
         if let Err(error) = started {
@@ -329,6 +360,10 @@ impl Shared {
     /// Writes one file and tells the master how it went.
     fn write_file(&self, job: &Job) {
         let deadline = Deadline::within(CALL_TIMEOUT);
+        if self.files.is_outdated(job) {
+            self.metrics.file_writes_failed.inc();
+            return;
+        }
         if let Err(error) = self.files.write(job) {
             let failed_before = self.metrics.file_writes_failed.inc();
             if failed_before == 0 {
@@ -338,6 +373,11 @@ impl Shared {
             if let Err(error) = revoked {
                 log::debug!("the file of {} was not revoked: {error}", shown(&job.key));
             }
+            return;
+        }
+        if self.files.is_outdated(job) {
+            self.metrics.file_writes_failed.inc();
+            let _ = std::fs::remove_file(&job.path);
             return;
         }
         match self.calls.put_end_file(&job.key, deadline) {

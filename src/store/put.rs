@@ -98,6 +98,9 @@ impl Shared {
         let mut moves: Vec<Move<'_>> = Vec::new();
         let mut owners: Vec<usize> = Vec::new();
         for (position, (wanted, granted)) in wanted.iter().zip(&granted).enumerate() {
+            if let (Ok(granted), true) = (granted, self.files.is_here()) {
+                self.files.begin_put(&wanted.item.key, granted.generation);
+            }
             results[wanted.index] = plan_put(wanted, granted, &mut moves);
             owners.resize(moves.len(), position);
         }

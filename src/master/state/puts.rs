@@ -360,6 +360,10 @@ impl State {
         let table = self.table.load();
         let slot = self.find_own(&shard, &table, hash, key, owner)?;
         if kind == ReplicaKind::Disk {
+            // Clients of ours end memory first: this is the late end of an earlier put of the key.
+            if owner.is_some() && !shard.objects.get(slot).complete {
+                return Err(Refusal::REPLICA_IS_NOT_READY);
+            }
             return self.end_file(&mut shard, slot);
         }
         let object = shard.objects.get_mut(slot);

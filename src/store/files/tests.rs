@@ -123,6 +123,14 @@ fn what_waits_is_bounded_and_an_older_value_gives_way() {
     assert_eq!(tier.queue.lock().bytes, 2);
     assert!(tier.has_room(limits::STORE_FILE_QUEUE_BYTES_MAX - 2));
     assert!(!tier.has_room(limits::STORE_FILE_QUEUE_BYTES_MAX - 1));
+    // Two of one key, of which the later one counts.
+    let first = tier.next().unwrap();
+    assert!(!tier.is_outdated(&small(2)) && tier.is_outdated(&small(1)));
+    tier.done(&first);
+    tier.begin_put(b"k", 9);
+    tier.begin_put(b"other", 9);
+    assert!(tier.is_outdated(&small(2)) && !tier.is_outdated(&small(9)));
+    assert_eq!(tier.queue.lock().keys.len(), 1);
     // A writer that hangs is not waited for.
     tier.finish(Duration::from_millis(1));
     assert!(tier.queue.lock().jobs.is_empty());

@@ -111,6 +111,25 @@ fn a_file_that_is_not_written_costs_nothing_but_itself() {
 }
 
 #[test]
+fn a_late_end_of_an_earlier_put_is_not_taken_for_the_present_one() {
+    let bench = bench();
+    let end = |owner| bench.done(Call::PutEnd(owner, b"k".to_vec(), ReplicaKind::Disk));
+    let item = super::item(b"k", MIB);
+    bench.start(Some(client(1)), item.clone(), Default::default()).unwrap();
+    assert_eq!(end(Some(client(1))), Err(Refusal::REPLICA_IS_NOT_READY));
+    assert_eq!(end(Some(client(2))), Err(Refusal::ILLEGAL_CLIENT));
+    bench.end(Some(client(1)), b"k").unwrap();
+    assert_eq!(end(Some(client(2))), Err(Refusal::ILLEGAL_CLIENT));
+    end(Some(client(1))).unwrap();
+    assert_eq!(kinds(&bench.lookup(b"k").unwrap().replicas).0, [true, false]);
+    // Upstream's clients end them in any order.
+    bench.start(None, super::item(b"l", MIB), Default::default()).unwrap();
+    end_file(&bench, b"l").unwrap();
+    bench.end(None, b"l").unwrap();
+    assert_eq!(kinds(&bench.lookup(b"l").unwrap().replicas).0, [true, false]);
+}
+
+#[test]
 fn an_evicted_object_goes_on_in_its_file_until_it_is_removed() {
     let mut bench = bench();
     let path = put(&bench, b"k");
