@@ -185,7 +185,7 @@ _Static_assert(sizeof(mc_put_options_t) == 40, "put options");
 _Static_assert(sizeof(mc_store_object_t) == 32, "object");
 _Static_assert(sizeof(mc_store_range_t) == 16, "range");
 _Static_assert(sizeof(mc_store_health_t) == 40, "health");
-_Static_assert(sizeof(mc_store_metrics_t) == 128, "metrics");
+_Static_assert(sizeof(mc_store_metrics_t) == 160, "metrics");
 _Static_assert(sizeof(struct mooncake_replicate_config) == 32, "upstream's config");
 
 int main(void) {

@@ -1395,11 +1395,17 @@ mc_status_t mc_store_remove_batch(mc_store_t *store,
                                   mc_status_t *statuses_out);
 
 /* ---- Buffers of the store ---------------------------------------------------------------- */
-/** An object's bytes in memory of the store. Opaque. */
+/**
+ * An object's bytes in memory of the store: the object itself where it lies in memory that this
+ * client gave to the pool of a master of ours, else a copy in its local buffer. Opaque.
+ */
 typedef struct mc_store_buffer_t mc_store_buffer_t;
 
 /**
- * Reads one object into memory of the store.
+ * Gives one object as memory of the store. An object in own memory is not copied: its memory is
+ * not used again before the buffer is released, even when the object is removed or evicted. Views
+ * hold at most half of the own memory; beyond that, and in all other cases, the object is read
+ * once, into the local buffer.
  *
  * @param store, key, key_len, timeout_ms  as in mc_store_get.
  * @param buffer_out  receives the buffer, owned by the caller until mc_store_buffer_release; NULL
@@ -1415,7 +1421,7 @@ mc_status_t mc_store_get_buffer(mc_store_t *store,
                                 struct mc_store_buffer_t **buffer_out);
 
 /**
- * Reads many objects into memory of the store.
+ * Gives many objects as memory of the store; see mc_store_get_buffer.
  *
  * @param store, objects, count, timeout_ms, statuses_out  as in mc_store_size_batch.
  * @param buffers_out  receives a buffer for each object, NULL where its status is a failure.
@@ -1430,8 +1436,9 @@ mc_status_t mc_store_get_buffers(mc_store_t *store,
                                  mc_status_t *statuses_out);
 
 /**
- * Gives the first byte of a buffer. The bytes may be read and changed until the buffer is
- * released, also after the store was closed.
+ * Gives the first byte of a buffer. The bytes stay what they are and may be read until the buffer
+ * is released, also after the store was closed. They must not be changed, because they may be the
+ * object itself; see mc_store_buffer_detach.
  *
  * @param buffer  the buffer.
  * @return the address; NULL for a handle that is not a buffer.
@@ -1451,7 +1458,18 @@ void *mc_store_buffer_address(const struct mc_store_buffer_t *buffer);
 size_t mc_store_buffer_size(const struct mc_store_buffer_t *buffer);
 
 /**
- * Gives a buffer back. Its memory must not be touched any more.
+ * Makes the bytes of a buffer its holder's own, to be changed at will. A buffer that is the object
+ * itself becomes a copy in the local buffer, at another address; any other stays as it is.
+ *
+ * @param buffer  the buffer.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_LIMIT_REACHED when the local buffer has no
+ * room, and the buffer stays as it is. Since: 0.2.
+ */
+mc_status_t mc_store_buffer_detach(struct mc_store_buffer_t *buffer);
+
+/**
+ * Gives a buffer back, from any thread, in any order. Its memory must not be touched any more.
  *
  * @param buffer  the buffer; NULL does nothing.
  *
@@ -1537,6 +1555,14 @@ typedef struct mc_store_metrics_t {
     uint64_t remounts;
     /** Objects told to a restarted master. */
     uint64_t objects_reported;
+    /** Objects handed out by mc_store_get_buffer without a copy. */
+    uint64_t views;
+    /** Objects written to files of the disk tier. */
+    uint64_t file_writes;
+    /** Objects that were not, because too much waited to be written or a file system failed. */
+    uint64_t file_writes_failed;
+    /** Objects read from files of the disk tier. */
+    uint64_t file_reads;
 } mc_store_metrics_t;
 
 /**

@@ -208,6 +208,17 @@ pub const STORE_KEYS_PER_CALL_MAX: usize = 8192;
 pub const STORE_KEY_BYTES_PER_CALL_MAX: usize = 4 << 20;
 /// Objects in own segments that are remembered for the report to a restarted master.
 pub const STORE_HELD_OBJECTS_MAX: usize = 1 << 22;
+/// Objects that one client hands out as views of its own memory at a time; further ones are
+/// copied. A list of them all is one call to the master, of 2 MiB at most.
+pub const STORE_KEPT_RANGES_MAX: usize = 65_536;
+/// Views hold at most this part of the own memory, because what they hold cannot be used again.
+pub const STORE_KEPT_PART: u64 = 2;
+/// Bytes of objects that wait to be written to files of the disk tier; further ones are not.
+pub const STORE_FILE_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// The same as a number of objects.
+pub const STORE_FILE_QUEUE_MAX: usize = 16_384;
+/// Threads that write them, upstream's number.
+pub const STORE_FILE_WRITERS: usize = 2;
 /// Longest wait of a sign of life for news.
 pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
 /// Time between two signs of life without news, upstream's number.
@@ -256,6 +267,9 @@ pub const OBJECT_SLICES_MAX: usize = 65_536;
 pub const REPLICAS_MAX: usize = 64;
 /// Items of one batched call. Engines ask for thousands of keys at once.
 pub const STORE_BATCH_MAX: usize = 1 << 20;
+/// Files of the disk tier that wait to be deleted; what does not fit is found by the next look
+/// through the folder.
+pub const MASTER_FILES_QUEUED_MAX: usize = 1 << 18;
 /// Segments mounted at one master. A client mounts one or a few.
 pub const STORE_SEGMENTS_MAX: usize = 65_536;
 /// Clients known to one master: each costs a few hundred bytes until its time to live is over.

@@ -63,6 +63,7 @@ def suites(tree, build, long):
     return prepare(long) + rust(long) + [
         # The longest first: the lanes are even at the end.
         script("store_client", "tests/store/client_suite.py", 1200),
+        script("store_files", "tests/store/file_suite.py", 600),
         c_programs(tree, build, long),
         script("interop", "tests/interop/matrix.py", 900, 7200, long),
         script("namespaces", "tests/namespaces/suite.py", 600, 3600, long),

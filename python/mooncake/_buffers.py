@@ -102,6 +102,14 @@ class BufferHandle:
             lib.mc_store_buffer_release(handle)
 
 
+def _detached(handle):
+    """Who has a handle may write, as with upstream's, so it must not be the object itself."""
+    if lib.mc_store_buffer_detach(handle) == 0:
+        return True
+    lib.mc_store_buffer_release(handle)
+    return False
+
+
 if sys.version_info >= (3, 12):
     class _Handle(BufferHandle):
         """A handle that gives its memory out itself."""
@@ -113,7 +121,9 @@ if sys.version_info >= (3, 12):
             return memoryview(memory).cast("B")
 
     def make_handle(handle):
-        """A BufferHandle that owns `handle` of the library."""
+        """A BufferHandle that owns `handle` of the library; None where there is no room."""
+        if not _detached(handle):
+            return None
         made = _Handle()
         made._handle = handle
         made._address = lib.mc_store_buffer_address(handle) or 0
@@ -135,7 +145,9 @@ else:
         return found
 
     def make_handle(handle):
-        """A BufferHandle that owns `handle` of the library."""
+        """A BufferHandle that owns `handle` of the library; None where there is no room."""
+        if not _detached(handle):
+            return None
         address = lib.mc_store_buffer_address(handle) or 0
         length = lib.mc_store_buffer_size(handle)
         made = _class_of(length).from_address(address)

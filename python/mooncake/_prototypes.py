@@ -264,6 +264,10 @@ class mc_store_metrics_t(Structure):
         ("pings_failed", c_uint64),
         ("remounts", c_uint64),
         ("objects_reported", c_uint64),
+        ("views", c_uint64),
+        ("file_writes", c_uint64),
+        ("file_writes_failed", c_uint64),
+        ("file_reads", c_uint64),
     ]
 
 
@@ -336,6 +340,7 @@ FUNCTIONS = {
     "mc_store_get_buffers": (c_int32, [c_void_p, c_void_p, c_size_t, c_uint32, c_void_p, c_void_p]),
     "mc_store_buffer_address": (c_void_p, [c_void_p]),
     "mc_store_buffer_size": (c_size_t, [c_void_p]),
+    "mc_store_buffer_detach": (c_int32, [c_void_p]),
     "mc_store_buffer_release": (c_int32, [c_void_p]),
     "mc_store_replicas": (c_int32, [c_void_p, c_void_p, c_size_t, c_uint32, c_void_p, c_void_p, c_size_t, c_void_p]),
     "mc_store_health": (c_int32, [c_void_p, c_void_p]),

@@ -1,4 +1,4 @@
-//! Objects read into memory of the store, which the caller gives back.
+//! Objects in memory of the store, which the caller gives back.
 
 use std::ffi::{c_char, c_void};
 
@@ -11,7 +11,8 @@ use super::store_batch::{mc_store_object_t, Batch, Outs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Store, StoreBuffer};
 
-/// An object's bytes in memory of the store. Opaque.
+/// An object's bytes in memory of the store: the object itself where it lies in memory that this
+/// client gave to the pool of a master of ours, else a copy in its local buffer. Opaque.
 pub struct mc_store_buffer_t {
     _private: [u8; 0],
 }
@@ -27,7 +28,10 @@ impl Noun for StoreBuffer {
     }
 }
 
-/// Reads one object into memory of the store.
+/// Gives one object as memory of the store. An object in own memory is not copied: its memory is
+/// not used again before the buffer is released, even when the object is removed or evicted. Views
+/// hold at most half of the own memory; beyond that, and in all other cases, the object is read
+/// once, into the local buffer.
 ///
 /// @param store, key, key_len, timeout_ms  as in mc_store_get.
 /// @param buffer_out  receives the buffer, owned by the caller until mc_store_buffer_release; NULL
@@ -54,7 +58,7 @@ pub unsafe extern "C" fn mc_store_get_buffer(
     })
 }
 
-/// Reads many objects into memory of the store.
+/// Gives many objects as memory of the store; see mc_store_get_buffer.
 ///
 /// @param store, objects, count, timeout_ms, statuses_out  as in mc_store_size_batch.
 /// @param buffers_out  receives a buffer for each object, NULL where its status is a failure.
@@ -83,8 +87,9 @@ pub unsafe extern "C" fn mc_store_get_buffers(
     })
 }
 
-/// Gives the first byte of a buffer. The bytes may be read and changed until the buffer is
-/// released, also after the store was closed.
+/// Gives the first byte of a buffer. The bytes stay what they are and may be read until the buffer
+/// is released, also after the store was closed. They must not be changed, because they may be the
+/// object itself; see mc_store_buffer_detach.
 ///
 /// @param buffer  the buffer.
 /// @return the address; NULL for a handle that is not a buffer.
@@ -109,7 +114,19 @@ pub unsafe extern "C" fn mc_store_buffer_size(buffer: *const mc_store_buffer_t) 
     guard_value(0, || BUFFERS.pin(buffer).map_or(0, |buffer| buffer.length()))
 }
 
-/// Gives a buffer back. Its memory must not be touched any more.
+/// Makes the bytes of a buffer its holder's own, to be changed at will. A buffer that is the object
+/// itself becomes a copy in the local buffer, at another address; any other stays as it is.
+///
+/// @param buffer  the buffer.
+///
+/// Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_LIMIT_REACHED when the local buffer has no
+/// room, and the buffer stays as it is. Since: 0.2.
+#[no_mangle]
+pub unsafe extern "C" fn mc_store_buffer_detach(buffer: *mut mc_store_buffer_t) -> mc_status_t {
+    guard_ok(|| BUFFERS.pin(buffer)?.detach())
+}
+
+/// Gives a buffer back, from any thread, in any order. Its memory must not be touched any more.
 ///
 /// @param buffer  the buffer; NULL does nothing.
 ///

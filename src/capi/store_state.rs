@@ -72,6 +72,14 @@ pub struct mc_store_metrics_t {
     pub remounts: u64,
     /// Objects told to a restarted master.
     pub objects_reported: u64,
+    /// Objects handed out by mc_store_get_buffer without a copy.
+    pub views: u64,
+    /// Objects written to files of the disk tier.
+    pub file_writes: u64,
+    /// Objects that were not, because too much waited to be written or a file system failed.
+    pub file_writes_failed: u64,
+    /// Objects read from files of the disk tier.
+    pub file_reads: u64,
 }
 
 // SAFETY: repr(C), size first, numbers only.
@@ -184,8 +192,12 @@ fn snapshot(metrics: &StoreMetrics) -> mc_store_metrics_t {
         pings_failed: metrics.pings_failed.get(),
         remounts: metrics.remounts.get(),
         objects_reported: metrics.objects_reported.get(),
+        views: metrics.views.get(),
+        file_writes: metrics.file_writes.get(),
+        file_writes_failed: metrics.file_writes_failed.get(),
+        file_reads: metrics.file_reads.get(),
     }
 }
 
 const _: () = assert!(size_of::<mc_store_health_t>() == 40);
-const _: () = assert!(size_of::<mc_store_metrics_t>() == 128);
+const _: () = assert!(size_of::<mc_store_metrics_t>() == 160);

@@ -124,7 +124,8 @@ impl Page<'_, '_> {
         for (name, help, value) in [
             ("master_allocated_bytes", "Bytes of objects", totals.used),
             ("master_total_capacity_bytes", "Bytes of segments", totals.capacity),
-            ("master_allocated_file_size_bytes", "Bytes of files", 0),
+            ("master_allocated_file_size_bytes", "Bytes of files", totals.file_bytes),
+            ("mooncake_master_files", "Files of the disk tier", totals.files),
             (
                 "master_total_file_capacity_bytes",
                 "Bytes that the shared folder is said to hold",

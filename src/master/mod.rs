@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod config;
 pub mod exposition;
+pub mod files;
 pub mod flags;
 pub mod journal;
 pub mod latency;

@@ -2,7 +2,8 @@
 //!
 //! Every port is opened before anything else is done, so that a port that is taken ends the start
 //! without a trace. Owns the server of calls, the pages, the metadata server, and the threads
-//! `mc-master` (time), `mc-summary` (a line every ten seconds) and `mc-journal` (its size).
+//! `mc-master` (time), `mc-summary` (a line every ten seconds), `mc-journal` (its size) and
+//! `mc-files` (files whose objects are gone).
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use super::admin::{Admin, Pages};
 use super::config::{self, Allocation, Listen, MasterConfig};
 use super::exposition::Sources;
+use super::files::Files;
 use super::journal::file::{discard, Journal};
 use super::journal::image::Image;
 use super::journal::record::Record;
@@ -51,6 +53,7 @@ pub struct Process {
     metadata: Option<MetadataServer>,
     threads: Vec<JoinHandle<()>>,
     ending: Arc<Ending>,
+    files: Option<Arc<Files>>,
 }
 
 /// Tells threads that work from time to time that it is over.
@@ -72,7 +75,9 @@ impl Process {
             Some((journal, image)) => (Some(Arc::new(journal)), Some(image)),
             None => (None, None),
         };
-        let inbox = Inbox::new(journal.clone().map(|journal| journal as Arc<dyn Recorder>));
+        let files = Files::open(&config.storage_directory);
+        let recorder = journal.clone().map(|journal| journal as Arc<dyn Recorder>);
+        let inbox = Inbox::new(recorder, files.clone());
         let outlet: Arc<dyn Outlet> = Arc::clone(&inbox) as _;
         let (settings, now) = (settings(config)?, Instant::now());
         let state = match image {
@@ -125,6 +130,7 @@ impl Process {
             metadata,
             threads: Vec::new(),
             ending: Arc::default(),
+            files: files.clone(),
         };
         process.start_threads(config.report_metrics, journal)?;
         Ok(process)
@@ -138,6 +144,12 @@ impl Process {
             self.threads.push(thread::spawn("mc-summary", move || {
                 // Scripts read what follows the colon.
                 ending.every(SUMMARY_PAUSE, || log::info!("Master Metrics: {}", pages.summary()));
+            })?);
+        }
+        if let Some(files) = self.files.clone() {
+            let master = Arc::clone(&self.master);
+            self.threads.push(thread::spawn("mc-files", move || {
+                files.run(|| (master.state().puts_with_files(), master.state().life()));
             })?);
         }
         if let Some(journal) = journal {
@@ -178,6 +190,9 @@ impl Process {
         self.master.stop();
         *self.ending.is_over.lock() = true;
         self.ending.changed.notify_all();
+        if let Some(files) = &self.files {
+            files.stop();
+        }
         for thread in self.threads.drain(..) {
             // A panic has been reported by the thread itself.
             let _ = thread.join();
@@ -237,6 +252,7 @@ fn settings(config: &MasterConfig) -> Result<Settings> {
             Allocation::FreeRatioFirst => Policy::FreeRatioFirst,
         },
         storage_directory: config.storage_directory.clone(),
+        file_capacity: config.file_capacity,
         ..Settings::default()
     })
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::files::Files;
 use super::journal::record::Record;
 use super::latency::Latencies;
 use super::notices::Notices;
@@ -44,6 +45,7 @@ pub struct Inbox {
     inner: Mutex<Letters>,
     changed: Condvar,
     recorder: Option<Arc<dyn Recorder>>,
+    files: Option<Arc<Files>>,
 }
 
 #[derive(Default)]
@@ -64,8 +66,8 @@ struct Parked {
 
 impl Inbox {
     /// What the index is made with.
-    pub fn new(recorder: Option<Arc<dyn Recorder>>) -> Arc<Inbox> {
-        Arc::new(Inbox { recorder, ..Inbox::default() })
+    pub fn new(recorder: Option<Arc<dyn Recorder>>, files: Option<Arc<Files>>) -> Arc<Inbox> {
+        Arc::new(Inbox { recorder, files, ..Inbox::default() })
     }
 
     fn write(&self, write: impl FnOnce(&mut Letters)) {
@@ -98,6 +100,12 @@ impl Outlet for Inbox {
     fn news(&self, client: ClientId) {
         // Not worth a wake-up for each put: `mc-master` looks at it with its next tick.
         self.inner.lock().news.insert(client);
+    }
+
+    fn file_gone(&self, path: String) {
+        if let Some(files) = &self.files {
+            files.discard(path);
+        }
     }
 
     fn room(&self) {
@@ -230,6 +238,7 @@ fn changes(method: Method) -> bool {
             | Method::LookupByPattern
             | Method::Greet
             | Method::Suspect
+            | Method::Keep
     )
 }
 

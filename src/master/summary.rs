@@ -14,7 +14,8 @@ pub fn summary(view: &dyn View, file_capacity: Option<u64>) -> String {
     if totals.capacity > 0 {
         let _ = write!(line, " ({:.1}%)", totals.used as f64 * 100.0 / totals.capacity as f64);
     }
-    let _ = write!(line, " | SSD Storage: 0 B / {}", size(file_capacity.unwrap_or(0)));
+    let files = (size(totals.file_bytes), size(file_capacity.unwrap_or(0)));
+    let _ = write!(line, " | SSD Storage: {} / {}", files.0, files.1);
     let (keys, pinned) = (totals.keys, totals.soft_pinned);
     let _ = write!(line, " | Keys: {keys} (soft-pinned: {pinned})");
     line += " | Requests (Success/Total): ";

@@ -7,6 +7,7 @@
 
 pub mod allocator;
 pub mod eviction;
+pub mod file;
 pub mod identity;
 pub mod lease;
 pub mod object;

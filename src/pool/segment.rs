@@ -37,6 +37,18 @@ pub struct HeldObject {
     pub soft_pin: bool,
 }
 
+/// A range of a segment that the holder's process still reads. It must not hold anything else
+/// before the holder says so, whatever becomes of the object that is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptRange {
+    /// The segment.
+    pub segment: SegmentId,
+    /// First address, in the owner's process.
+    pub address: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// What happened to a segment's content, told to the client that owns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SegmentEvent {

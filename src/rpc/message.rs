@@ -7,7 +7,7 @@ use crate::pool::identity::{ClientId, SegmentId};
 use crate::pool::object::{Generation, Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Located, Replica, ReplicaKind};
-use crate::pool::segment::{HeldObject, Pong, Segment, SegmentEvent};
+use crate::pool::segment::{HeldObject, KeptRange, Pong, Segment, SegmentEvent};
 
 /// A call. Single and batched calls are apart, because their answers differ on upstream's wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +104,17 @@ pub enum Call {
         /// The endpoint as in its replicas.
         endpoint: String,
     },
+    /// Native: ranges of the client's segments that its process still reads, all of them: what was
+    /// kept before and is not named is kept no longer. Segments are mounted again in the same step,
+    /// so that nothing is placed in them in between.
+    Keep {
+        /// Who.
+        client: ClientId,
+        /// As in [`Call::Remount`]; empty where they are mounted.
+        segments: Vec<Segment>,
+        /// The ranges.
+        ranges: Vec<KeptRange>,
+    },
 }
 
 /// What a native put is given: its copies and the generation that orders it.
@@ -139,7 +150,7 @@ pub enum Reply {
     /// To [`Call::BatchPutStart`].
     BatchGranted(Vec<Outcome<Granted>>),
     /// To calls without a result of their own: end, revoke, remove, mount, remount, unmount,
-    /// report, suspect.
+    /// report, suspect, keep.
     Done(Outcome<()>),
     /// To their batched forms.
     BatchDone(Vec<Outcome<()>>),
@@ -228,11 +239,13 @@ pub enum Method {
     Report,
     /// [`Call::Suspect`].
     Suspect,
+    /// [`Call::Keep`].
+    Keep,
 }
 
 impl Method {
     /// All, in the order of their numbers.
-    pub const ALL: [Method; 25] = [
+    pub const ALL: [Method; 26] = [
         Method::ServiceReady,
         Method::StorageDirectory,
         Method::Ping,
@@ -258,6 +271,7 @@ impl Method {
         Method::Attend,
         Method::Report,
         Method::Suspect,
+        Method::Keep,
     ];
 
     /// True where a second call with the same arguments leaves everything as the first one did
@@ -319,6 +333,7 @@ impl Reply {
                     | Method::Unmount
                     | Method::Report
                     | Method::Suspect
+                    | Method::Keep
             ),
             Reply::BatchDone(_) => {
                 matches!(method, Method::BatchPutEnd | Method::BatchPutRevoke | Method::BatchRemove)
@@ -360,6 +375,7 @@ impl Call {
             Call::Attend { .. } => Method::Attend,
             Call::Report { .. } => Method::Report,
             Call::Suspect { .. } => Method::Suspect,
+            Call::Keep { .. } => Method::Keep,
         }
     }
 
@@ -390,7 +406,8 @@ impl Call {
             | Call::Remount(..)
             | Call::Unmount(..)
             | Call::Report { .. }
-            | Call::Suspect { .. } => Reply::Done(Err(why)),
+            | Call::Suspect { .. }
+            | Call::Keep { .. } => Reply::Done(Err(why)),
         }
     }
 }

@@ -86,6 +86,7 @@ fn news(shared: &Shared) -> Result<Duration> {
     if shared.is_fence_due.load(Ordering::Acquire) {
         fence(shared)?;
     }
+    tell_lent(shared)?;
     let acknowledged = shared.held.lock().acknowledged();
     let events = shared.calls.attend(acknowledged, Deadline::within(CALL_TIMEOUT))?;
     if events.pong.status != ClientStatus::NeedRemount && tells_of_unfinished(shared, &events) {
@@ -145,6 +146,16 @@ fn fence(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
+/// Names the lent ranges whose objects are gone, before their end is acknowledged.
+fn tell_lent(shared: &Shared) -> Result<()> {
+    let Some(ranges) = shared.held.lock().untold() else { return Ok(()) };
+    let told = shared.calls.keep(Vec::new(), ranges, Deadline::within(CALL_TIMEOUT));
+    if told.is_err() {
+        shared.held.lock().stay_untold();
+    }
+    told
+}
+
 /// A sign of life as upstream gives it.
 fn ping(shared: &Shared) -> Result<Duration> {
     let Pong { status, .. } = shared.calls.ping(Deadline::within(CALL_TIMEOUT))?;
@@ -165,7 +176,12 @@ fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
     fence(shared)?;
     let deadline = Deadline::within(REMOUNT_TIMEOUT);
     shared.metrics.remounts.inc();
-    shared.calls.remount(shared.own.segments(), deadline)?;
+    let lent = shared.held.lock().lent(true);
+    if lent.is_empty() {
+        shared.calls.remount(shared.own.segments(), deadline)?;
+    } else {
+        shared.calls.keep(shared.own.segments(), lent, deadline)?;
+    }
     let Some(master_life) = master_life else { return Ok(()) };
     let parts = {
         let mut held = shared.held.lock();

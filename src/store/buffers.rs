@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Access, Mapping, Region};
 
+use super::held::{Held, Spot};
+use super::own::Run;
 use super::plan::Range;
 
 /// Pieces begin at a multiple of this: a cache line, which every element type is content with.
@@ -62,7 +64,8 @@ impl LocalBuffers {
             free.insert(offset + taken, size - taken);
         }
         let address = mapping.address() + offset;
-        Ok(StoreBuffer { owner: Arc::clone(self), address, length, offset, taken })
+        let source = Source::Lent { owner: Arc::clone(self), offset, taken };
+        Ok(StoreBuffer { length, bytes: Mutex::new(Bytes { address, source }) })
     }
 
     fn give_back(&self, offset: usize, taken: usize) {
@@ -81,20 +84,74 @@ impl LocalBuffers {
     }
 }
 
-/// An object's bytes in memory of the store; given back when dropped. It stays valid after the
-/// store was closed.
+/// An object's bytes in memory of the store; given back when dropped, by any thread. It stays
+/// valid after the store was closed, and its bytes stay what they are whatever becomes of the
+/// object. They must not be changed before [`StoreBuffer::detach`]: they may be the object itself.
 pub struct StoreBuffer {
-    owner: Arc<LocalBuffers>,
-    address: usize,
     length: usize,
-    offset: usize,
-    taken: usize,
+    bytes: Mutex<Bytes>,
+}
+
+struct Bytes {
+    address: usize,
+    source: Source,
+}
+
+/// Whose memory it is.
+enum Source {
+    /// A piece of the local buffer, read into.
+    Lent { owner: Arc<LocalBuffers>, offset: usize, taken: usize },
+    /// The object itself, in a segment of this process.
+    View {
+        held: Arc<Mutex<Held>>,
+        spot: Spot,
+        _mapping: Arc<Mapping>,
+        /// Where a copy is made.
+        copies: Arc<LocalBuffers>,
+    },
 }
 
 impl StoreBuffer {
+    /// A view of an object in an own segment, if it is known to stay there while it is read.
+    pub(super) fn view(
+        held: &Arc<Mutex<Held>>,
+        copies: &Arc<LocalBuffers>,
+        run: Run,
+        generation: u64,
+        bytes_max: u64,
+    ) -> Option<StoreBuffer> {
+        let Run { spot, length, mapping } = run;
+        let address = usize::try_from(spot.1).ok()?;
+        if !held.lock().lend(spot, generation, bytes_max) {
+            return None;
+        }
+        let (held, copies) = (Arc::clone(held), Arc::clone(copies));
+        let source = Source::View { held, spot, _mapping: mapping, copies };
+        Some(StoreBuffer { length, bytes: Mutex::new(Bytes { address, source }) })
+    }
+
+    /// Makes the bytes the holder's own, to be changed at will: what is a view becomes a copy in
+    /// the local buffer, at another address. The error is that of a full local buffer; the view
+    /// stays then.
+    pub fn detach(&self) -> Result<()> {
+        let mut bytes = self.bytes.lock();
+        let Source::View { copies, .. } = &bytes.source else { return Ok(()) };
+        let copied = copies.lend(self.length)?;
+        copy(Range { address: bytes.address, length: self.length }, copied.range())?;
+        // The old place is given back with `copied`, which is dropped last.
+        std::mem::swap(&mut *bytes, &mut *copied.bytes.lock());
+        drop(bytes);
+        Ok(())
+    }
+
+    /// True if no byte was copied for it.
+    pub fn is_view(&self) -> bool {
+        matches!(self.bytes.lock().source, Source::View { .. })
+    }
+
     /// First address.
     pub fn address(&self) -> usize {
-        self.address
+        self.bytes.lock().address
     }
 
     /// Bytes of the object.
@@ -103,20 +160,25 @@ impl StoreBuffer {
     }
 
     pub(super) fn range(&self) -> Range {
-        Range { address: self.address, length: self.length }
+        Range { address: self.address(), length: self.length }
     }
 
     /// A copy of the bytes.
     pub fn to_vec(&self) -> Result<Vec<u8>> {
         let mut bytes = zeroed(self.length)?;
-        copy(self.range(), Range::of_mut(&mut bytes))?;
+        // Held, so that nobody detaches meanwhile.
+        let own = self.bytes.lock();
+        copy(Range { address: own.address, length: self.length }, Range::of_mut(&mut bytes))?;
         Ok(bytes)
     }
 }
 
 impl Drop for StoreBuffer {
     fn drop(&mut self) {
-        self.owner.give_back(self.offset, self.taken);
+        match &self.bytes.get_mut().source {
+            Source::Lent { owner, offset, taken } => owner.give_back(*offset, *taken),
+            Source::View { held, spot, .. } => held.lock().give_back(*spot),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::pool::identity::{ClientId, SegmentId};
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Located, Replica, ReplicaKind};
-use crate::pool::segment::{HeldObject, Pong, Segment};
+use crate::pool::segment::{HeldObject, KeptRange, Pong, Segment};
 use crate::rpc::message::{Call, Events, Granted, Reply};
 use crate::time::Deadline;
 
@@ -93,6 +93,18 @@ impl Calls {
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 
+    /// Names all ranges of the own segments that are still read, and mounts `segments` again in
+    /// the same step.
+    pub(super) fn keep(
+        &self,
+        segments: Vec<Segment>,
+        ranges: Vec<KeptRange>,
+        deadline: Deadline,
+    ) -> Result<()> {
+        let call = Call::Keep { client: self.client, segments, ranges };
+        answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
+    }
+
     pub(super) fn suspect(&self, endpoint: &str, deadline: Deadline) -> Result<()> {
         let call = Call::Suspect { client: self.client, endpoint: endpoint.to_owned() };
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
@@ -159,7 +171,31 @@ impl Calls {
         })
     }
 
-    /// Takes back the copy in a file, which this client does not write.
+    /// The folder of the shared file tier; empty without one.
+    pub(super) fn storage_directory(&self, deadline: Deadline) -> Result<String> {
+        answer!(self, &Call::StorageDirectory, deadline, Reply::Directory)?.map_err(plain)
+    }
+
+    /// The copy in a file is written.
+    pub(super) fn put_end_file(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        let call = Call::PutEnd(Some(self.client), key.clone(), ReplicaKind::Disk);
+        answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
+    }
+
+    /// Takes back copies in files that this client does not write, in one call where the dialect
+    /// has it.
+    pub(super) fn revoke_files(&self, keys: &[Key], deadline: Deadline) -> Result<()> {
+        if self.is_native() {
+            let revoked = self.each(keys, |part| {
+                let call = Call::BatchPutRevoke(Some(self.client), part, ReplicaKind::Disk);
+                answer!(self, &call, deadline, Reply::BatchDone)
+            });
+            return revoked.map(drop);
+        }
+        keys.iter().try_for_each(|key| self.revoke_file(key, deadline))
+    }
+
+    /// Takes back the copy in a file.
     pub(super) fn revoke_file(&self, key: &Key, deadline: Deadline) -> Result<()> {
         let call = Call::PutRevoke(Some(self.client), key.clone(), ReplicaKind::Disk);
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)

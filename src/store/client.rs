@@ -10,13 +10,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::memory::Access;
 use crate::pool::object::{Key, PutOptions};
-use crate::pool::replica::Replica;
+use crate::pool::replica::{Located, Replica};
 use crate::time::Deadline;
 
 use super::attend::Attendant;
 use super::buffers::{zeroed, LocalBuffers, StoreBuffer};
 use super::calls::Calls;
 use super::failure::{plain, refused};
+use super::files::FileTier;
+use super::get::View;
 use super::held::Held;
 use super::metrics::StoreMetrics;
 use super::mover::{Move, Mover};
@@ -48,7 +50,10 @@ pub(super) struct Shared {
     pub(super) mover: Arc<dyn Mover>,
     pub(super) own: OwnMemory,
     pub(super) buffers: Arc<LocalBuffers>,
-    pub(super) held: Mutex<Held>,
+    pub(super) files: FileTier,
+    pub(super) held: Arc<Mutex<Held>>,
+    /// The master takes note of ranges that are still read.
+    pub(super) can_keep: AtomicBool,
     pub(super) metrics: StoreMetrics,
     /// Held while segments are mounted or taken away, so that neither undoes the other.
     pub(super) mounting: Mutex<()>,
@@ -192,6 +197,7 @@ impl Store {
                 bytes = zeroed(usize::try_from(size).unwrap_or(usize::MAX))?;
                 Ok(vec![Range::of_mut(&mut bytes)])
             },
+            None,
             shared.deadline(None),
         );
         first(results)?;
@@ -212,10 +218,12 @@ impl Store {
             let object = objects.get(index);
             Ok(object.map(|object| object.ranges.to_vec()).unwrap_or_default())
         };
-        Ok(shared.get_objects(&keys, &mut target, shared.deadline(timeout)))
+        Ok(shared.get_objects(&keys, &mut target, None, shared.deadline(timeout)))
     }
 
-    /// Reads objects into local buffers, which are given back when they are dropped.
+    /// Objects as memory of the store, which is given back when it is dropped: a view where the
+    /// object lies in an own segment and a master of ours leaves it there as long as it is viewed,
+    /// else a piece of the local buffer that the object was read into.
     pub fn get_buffers(
         &self,
         keys: &[&[u8]],
@@ -224,6 +232,17 @@ impl Store {
         let (shared, _inside) = self.enter()?;
         check_count(keys.len())?;
         let mut lent: Vec<Option<StoreBuffer>> = keys.iter().map(|_| None).collect();
+        let mut views: Vec<Option<StoreBuffer>> = keys.iter().map(|_| None).collect();
+        let mut view = |index: usize, located: &Located| {
+            let view = shared.view(located)?;
+            let size = view.length() as u64;
+            *views.get_mut(index)? = Some(view);
+            Some(size)
+        };
+        let view: Option<&mut View<'_>> = match shared.can_keep.load(Ordering::Relaxed) {
+            true => Some(&mut view),
+            false => None,
+        };
         let mut target = |index: usize, size: u64| {
             let Some(place) = lent.get_mut(index) else { return Ok(Vec::new()) };
             *place = None;
@@ -232,9 +251,10 @@ impl Store {
             *place = Some(buffer);
             Ok(vec![range])
         };
-        let results = shared.get_objects(keys, &mut target, shared.deadline(timeout));
+        let results = shared.get_objects(keys, &mut target, view, shared.deadline(timeout));
         let missing = || Error::new(ErrorKind::Internal, "an object without its buffer");
-        let pairs = results.into_iter().zip(lent);
+        let buffers = views.into_iter().zip(lent).map(|(view, lent)| view.or(lent));
+        let pairs = results.into_iter().zip(buffers);
         Ok(pairs.map(|(result, buffer)| result.and_then(|_| buffer.ok_or_else(missing))).collect())
     }
 
@@ -427,7 +447,8 @@ impl Store {
     /// Ends the client: waits for calls under way, takes the segments out of the pool, and lets
     /// go of all memory but that of buffers which are still held. Later calls fail with
     /// `Shutdown`; repeating it does nothing. Blocks for [`limits::STORE_CLOSE_TIMEOUT`] at most,
-    /// and as long again where the master does not answer.
+    /// as long again where objects wait to be written to files, and where the master does not
+    /// answer.
     pub fn close(&self) {
         close(&self.0);
     }
@@ -495,6 +516,7 @@ fn close(owner: &Owner) {
     if !shared.gate.wait_empty(limits::STORE_CLOSE_TIMEOUT) {
         log::warn!("a store client is closed while calls are still under way");
     }
+    shared.files.finish(limits::STORE_CLOSE_TIMEOUT);
     {
         let _mounting = shared.mounting.lock();
         let deadline = Deadline::within(limits::STORE_CLOSE_TIMEOUT);

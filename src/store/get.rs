@@ -12,9 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::pool::object::Key;
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{Located, Place, Replica};
+use crate::pool::replica::{Located, Place, Replica, ReplicaStatus};
 use crate::time::Deadline;
 
+use super::buffers::StoreBuffer;
 use super::calls::parts;
 use super::client::Shared;
 use super::failure::{refused, shown};
@@ -24,6 +25,9 @@ use super::put::is_peers_fault;
 
 /// Where an object of a batch goes: asked with its position and size once the size is known.
 pub(super) type Target<'t> = dyn FnMut(usize, u64) -> Result<Vec<Range>> + 't;
+
+/// Asked first whether an object can be had without reading it: its size if so.
+pub(super) type View<'t> = dyn FnMut(usize, &Located) -> Option<u64> + 't;
 
 /// The put and the replica that bytes were read from.
 #[derive(PartialEq)]
@@ -51,6 +55,7 @@ impl Shared {
         &self,
         keys: &[&[u8]],
         target: &mut Target<'_>,
+        mut view: Option<&mut View<'_>>,
         deadline: Deadline,
     ) -> Vec<Result<u64>> {
         let unread = || Err(Error::new(ErrorKind::LeaseExpired, "the lease ended every time"));
@@ -76,7 +81,8 @@ impl Shared {
             for chunk in open.chunks(part) {
                 for chunk in parts(chunk, |index| keys[*index].len()) {
                     let wave = Wave { keys, chunk, deadline };
-                    lapsed.extend(self.read(&wave, target, &mut read_before, &mut results));
+                    let view = &mut view;
+                    lapsed.extend(self.read(&wave, target, view, &mut read_before, &mut results));
                 }
             }
             open = lapsed;
@@ -90,6 +96,7 @@ impl Shared {
         &self,
         wave: &Wave<'_>,
         target: &mut Target<'_>,
+        view: &mut Option<&mut View<'_>>,
         read_before: &mut HashMap<usize, ReadFrom>,
         results: &mut [Result<u64>],
     ) -> Vec<usize> {
@@ -112,6 +119,11 @@ impl Shared {
                     continue;
                 }
             }
+            let viewed = view.as_mut().zip(located.as_ref().ok());
+            if let Some(size) = viewed.and_then(|(view, located)| view(*index, located)) {
+                results[*index] = Ok(size);
+                continue;
+            }
             match self.begin(*index, wave.keys[*index], located, asked, target) {
                 Ok(read) => reads.push(read),
                 Err(error) => results[*index] = Err(error),
@@ -133,12 +145,14 @@ impl Shared {
         target: &mut Target<'_>,
     ) -> Result<Read<'a>> {
         let located = located.as_ref().map_err(|refusal| refused(*refusal, key))?;
-        let replicas = readable(&located.replicas, |range| self.own.holds(range));
-        let Some((_, bytes)) = replicas.first().and_then(|replica| memory_of(replica)) else {
-            if located.replicas.iter().any(|r| matches!(r.place, Place::Disk { .. })) {
-                let text = "the object is only in a file of upstream's shared file system";
-                return Err(Error::new(ErrorKind::Unsupported, text).with("key", shown(key)));
-            }
+        let mut replicas = readable(&located.replicas, |range| self.own.holds(range));
+        // A file is the last resort.
+        let is_file = |replica: &&Replica| {
+            let size = matches!(replica.place, Place::Disk { size, .. } if is_possible(size));
+            size && replica.status == ReplicaStatus::Complete
+        };
+        replicas.extend(located.replicas.iter().filter(is_file).take(1));
+        let Some(bytes) = replicas.first().map(|replica| size_of(&replica.place)) else {
             return Err(refused(Refusal::REPLICA_IS_NOT_READY, key));
         };
         let target = target(index, bytes).map_err(|error| error.with("key", shown(key)))?;
@@ -173,8 +187,14 @@ impl Shared {
         let mut moves: Vec<Move<'_>> = Vec::new();
         let mut owners: Vec<usize> = Vec::new();
         let mut failures: HashMap<usize, Error> = HashMap::new();
+        let mut files: Vec<usize> = Vec::new();
         for (position, read) in reads.iter().enumerate() {
-            match read.replicas.get(read.next).and_then(|replica| memory_of(replica)) {
+            let replica = read.replicas.get(read.next);
+            if replica.is_some_and(|r| matches!(r.place, Place::Disk { .. })) {
+                files.push(position);
+                continue;
+            }
+            match replica.and_then(|replica| memory_of(replica)) {
                 Some((ranges, bytes)) if bytes == read.bytes => {
                     pair(Direction::Get, &read.target, ranges, &mut moves);
                     owners.resize(moves.len(), position);
@@ -196,6 +216,11 @@ impl Shared {
             }
         }
         self.suspect(suspects.into_iter(), wave.deadline);
+        for position in files {
+            if let Err(error) = self.read_file(&reads[position], wave) {
+                failures.insert(position, error);
+            }
+        }
         let now = Instant::now();
         let mut again = Vec::new();
         for (position, mut read) in reads.into_iter().enumerate() {
@@ -228,6 +253,30 @@ impl Shared {
             }
         }
         again
+    }
+
+    /// A view of an object that lies in an own segment.
+    pub(super) fn view(&self, located: &Located) -> Option<StoreBuffer> {
+        let complete = |replica: &&Replica| replica.status == ReplicaStatus::Complete;
+        let own =
+            |replica: &Replica| memory_of(replica).and_then(|(ranges, _)| self.own.run(ranges));
+        let run = located.replicas.iter().filter(complete).find_map(own)?;
+        let bytes_max = self.own.bytes() / limits::STORE_KEPT_PART;
+        let view =
+            StoreBuffer::view(&self.held, &self.buffers, run, located.generation, bytes_max)?;
+        self.metrics.views.inc();
+        Some(view)
+    }
+
+    fn read_file(&self, read: &Read<'_>, wave: &Wave<'_>) -> Result<()> {
+        let place = read.replicas.get(read.next).map(|replica| &replica.place);
+        let Some(Place::Disk { path, size }) = place.filter(|p| size_of(p) == read.bytes) else {
+            let text = "the replicas of the object differ in size";
+            return Err(Error::new(ErrorKind::Protocol, text));
+        };
+        self.files.read(wave.keys[read.index], path, *size, &read.target, wave.deadline)?;
+        self.metrics.file_reads.inc();
+        Ok(())
     }
 
     fn count_gets(&self, results: &[Result<u64>]) {
@@ -268,6 +317,10 @@ fn size_of(place: &Place) -> u64 {
         Place::Memory(ranges) => ranges.iter().fold(0, |sum, r| sum.saturating_add(r.size)),
         Place::Disk { size, .. } => *size,
     }
+}
+
+fn is_possible(size: u64) -> bool {
+    size > 0 && size <= limits::REQUEST_BYTES_MAX
 }
 
 fn gave_up() -> Error {

@@ -1,18 +1,38 @@
 //! What the own segments hold, as the master told: enough to tell it to a master that has lost its
-//! memory. Pure.
+//! memory. And which of their ranges are lent out as views. Pure.
+//!
+//! A range may be lent while its object is known to be there: the master uses it again only after
+//! the end of the object was acknowledged, and with the acknowledgement goes the list of the ranges
+//! that are still lent.
 
 use std::collections::HashMap;
 
 use crate::limits;
 use crate::pool::identity::SegmentId;
-use crate::pool::segment::{HeldObject, SegmentEvent};
+use crate::pool::segment::{HeldObject, KeptRange, SegmentEvent};
 
 use super::calls::parts;
+
+/// Segment and first address.
+pub(super) type Spot = (SegmentId, u64);
+
+/// A range that is lent out.
+struct Loan {
+    readers: usize,
+    bytes: u64,
+    generation: u64,
+    /// Its object is gone; only the readers keep it.
+    is_gone: bool,
+}
 
 /// The list, and how far the news have been taken in.
 #[derive(Default)]
 pub(super) struct Held {
-    objects: HashMap<(SegmentId, u64), HeldObject>,
+    objects: HashMap<Spot, HeldObject>,
+    loans: HashMap<Spot, Loan>,
+    lent_bytes: u64,
+    /// The master has not heard of the last change of what is lent without an object.
+    is_untold: bool,
     /// The life of the master whose events these are.
     master_life: Option<u64>,
     acknowledged: u64,
@@ -45,6 +65,63 @@ impl Held {
     pub(super) fn forget(&mut self) {
         self.objects.clear();
         self.acknowledged = 0;
+        self.loans.values_mut().for_each(|loan| loan.is_gone = true);
+    }
+
+    /// Lends the range of an object to one more reader; false where it is not known to be there or
+    /// `bytes_max` bytes would be exceeded.
+    pub(super) fn lend(&mut self, spot: Spot, generation: u64, bytes_max: u64) -> bool {
+        let Some(object) = self.objects.get(&spot).filter(|o| o.generation == generation) else {
+            return false;
+        };
+        if let Some(loan) = self.loans.get_mut(&spot) {
+            if loan.generation != generation || loan.is_gone {
+                return false;
+            }
+            loan.readers += 1;
+            return true;
+        }
+        let bytes = object.slices.iter().sum();
+        let is_full = self.loans.len() >= limits::STORE_KEPT_RANGES_MAX
+            || self.lent_bytes.saturating_add(bytes) > bytes_max;
+        if is_full {
+            return false;
+        }
+        self.lent_bytes += bytes;
+        self.loans.insert(spot, Loan { readers: 1, bytes, generation, is_gone: false });
+        true
+    }
+
+    /// A reader is done.
+    pub(super) fn give_back(&mut self, spot: Spot) {
+        let Some(loan) = self.loans.get_mut(&spot) else { return };
+        loan.readers -= 1;
+        if loan.readers == 0 {
+            self.is_untold |= loan.is_gone;
+            self.lent_bytes -= loan.bytes;
+            self.loans.remove(&spot);
+        }
+    }
+
+    /// Ranges that are lent, those without an object only or all of them.
+    pub(super) fn lent(&self, all: bool) -> Vec<KeptRange> {
+        let named = self.loans.iter().filter(|(_, loan)| all || loan.is_gone);
+        let range = |(spot, loan): (&Spot, &Loan)| KeptRange {
+            segment: spot.0,
+            address: spot.1,
+            size: loan.bytes,
+        };
+        named.map(range).collect()
+    }
+
+    /// What the master is to be told before the next acknowledgement, if anything.
+    pub(super) fn untold(&mut self) -> Option<Vec<KeptRange>> {
+        std::mem::take(&mut self.is_untold).then(|| self.lent(false))
+    }
+
+    /// It could not be told.
+    pub(super) fn stay_untold(&mut self) {
+        self.is_untold = true;
     }
 
     /// Takes news in.
@@ -78,6 +155,10 @@ impl Held {
 
     fn drop_up_to(&mut self, segment: SegmentId, address: u64, generation: u64) {
         let place = (segment, address);
+        if let Some(loan) = self.loans.get_mut(&place).filter(|l| l.generation <= generation) {
+            self.is_untold |= !loan.is_gone;
+            loan.is_gone = true;
+        }
         if self.objects.get(&place).is_some_and(|held| held.generation <= generation) {
             self.objects.remove(&place);
         }
@@ -129,6 +210,32 @@ mod tests {
         assert_eq!(held.acknowledged(), 5);
         let generations: Vec<u64> = held.report()[0].iter().map(|o| o.generation).collect();
         assert_eq!(generations, [2, 3]);
+    }
+
+    #[test]
+    fn what_is_lent_is_named_when_its_object_goes_and_again_when_it_came_back() {
+        let mut held = Held::default();
+        let spot = (object(0, 0).segment, 64);
+        assert!(!held.lend(spot, 1, 100), "not known to be there");
+        held.add(object(64, 1));
+        assert!(!held.lend(spot, 2, 100), "another put");
+        assert!(!held.lend(spot, 1, 7), "too much");
+        assert!(held.lend(spot, 1, 8) && held.lend(spot, 1, 8));
+        assert_eq!(held.untold(), None);
+        held.take(vec![gone(64, 1)], 1);
+        let range = KeptRange { segment: spot.0, address: 64, size: 8 };
+        assert_eq!(held.untold(), Some(vec![range]));
+        assert_eq!(held.untold(), None);
+        held.stay_untold();
+        assert_eq!(held.untold(), Some(vec![range]));
+        assert!(!held.lend(spot, 1, 100), "gone");
+        held.give_back(spot);
+        assert_eq!(held.untold(), None);
+        held.give_back(spot);
+        assert_eq!(held.untold(), Some(vec![]));
+        // A second one too many changes nothing.
+        held.give_back(spot);
+        assert_eq!((held.untold(), held.lent_bytes), (None, 0));
     }
 
     #[test]

@@ -37,6 +37,14 @@ pub struct StoreMetrics {
     pub fences: Counter,
     /// Objects reported to a master that had lost its memory.
     pub objects_reported: Counter,
+    /// Objects handed out without a copy.
+    pub views: Counter,
+    /// Objects written to files.
+    pub file_writes: Counter,
+    /// Objects that were to be written to files and were not.
+    pub file_writes_failed: Counter,
+    /// Objects read from files.
+    pub file_reads: Counter,
     registry: Registry,
 }
 
@@ -62,6 +70,11 @@ impl Default for StoreMetrics {
         let remounts = counter("remounts", "Times the segments were mounted again");
         let fences = counter("fences", "Times that peers were kept from writing by old grants");
         let objects_reported = counter("objects_reported", "Objects told to a restarted master");
+        let views = counter("views", "Objects handed out without a copy");
+        let file_writes = counter("file_writes", "Objects written to files");
+        let file_writes_failed =
+            counter("file_writes_failed", "Objects that could not be written to files");
+        let file_reads = counter("file_reads", "Objects read from files");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
@@ -86,6 +99,10 @@ impl Default for StoreMetrics {
             remounts,
             fences,
             objects_reported,
+            views,
+            file_writes,
+            file_writes_failed,
+            file_reads,
             registry,
         }
     }

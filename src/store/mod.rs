@@ -2,7 +2,8 @@
 //!
 //! For: placing and finding objects through a master, moving their bytes through an engine, and
 //! giving own memory to the pool. [`Store`] is the whole of it.
-//! Owns: the mounted memory, the copy buffers, one thread that gives signs of life (`attend`).
+//! Owns: the mounted memory, the copy buffers, one thread that gives signs of life (`attend`), and
+//! where the master has a disk tier two that write files (`files`).
 //! Threads: any number of the caller's, inside every method. None is kept waiting beyond its
 //! deadline; no lock is held across a remote call or a transfer.
 //! Must not: know how bytes travel ([`Mover`]) or how the master is spoken to ([`Master`]); hand
@@ -14,6 +15,7 @@ mod calls;
 mod client;
 mod engine_mover;
 mod failure;
+mod files;
 mod get;
 mod held;
 mod master;

@@ -2,7 +2,7 @@
 //! done.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use super::buffers::LocalBuffers;
 use super::calls::Calls;
 use super::client::{let_go, Gate, Owner, Pulse, Shared, Store};
 use super::engine_mover::engine_mover;
+use super::files::{begin_files, FileTier};
 use super::held::Held;
 use super::master::Master;
 use super::metrics::StoreMetrics;
@@ -126,7 +127,9 @@ impl Store {
                 mounts: parking_lot::RwLock::default(),
             },
             buffers: Arc::new(LocalBuffers::new(buffers)),
-            held: Mutex::new(Held::default()),
+            files: FileTier::default(),
+            held: Arc::new(Mutex::new(Held::default())),
+            can_keep: AtomicBool::new(false),
             metrics: StoreMetrics::default(),
             mounting: Mutex::new(()),
             gate: Gate::default(),
@@ -151,7 +154,7 @@ impl Store {
 }
 
 /// Registers the memory, greets the master, and mounts.
-fn begin(shared: &Shared) -> Result<()> {
+fn begin(shared: &Arc<Shared>) -> Result<()> {
     for segment in shared.own.segments() {
         shared.mover.register(segment.base as usize, segment.size as usize, Access::ALL)?;
     }
@@ -163,6 +166,8 @@ fn begin(shared: &Shared) -> Result<()> {
     if shared.calls.is_native() {
         let life = shared.calls.greet(deadline)?;
         shared.held.lock().meet(life);
+        let can_keep = shared.calls.keep(Vec::new(), Vec::new(), deadline).is_ok();
+        shared.can_keep.store(can_keep, Ordering::Relaxed);
     }
     for segment in shared.own.segments() {
         shared
@@ -176,12 +181,14 @@ fn begin(shared: &Shared) -> Result<()> {
         // Until it has told what its segments hold, a native master is careful with them.
         tolerate(shared.calls.report(Vec::new(), true, deadline))?;
     }
+    begin_files(shared, deadline)?;
     shared.pulse.lock().answered = Some(std::time::Instant::now());
     Ok(())
 }
 
 fn undo(shared: &Shared) {
     let deadline = Deadline::within(Duration::from_secs(1));
+    shared.files.finish(Duration::from_secs(1));
     for segment in shared.own.segments() {
         if shared.calls.unmount(segment.id, deadline).is_err() {
             break;

@@ -10,21 +10,29 @@ use crate::pool::identity::SegmentId;
 use crate::pool::replica::BufferRange;
 use crate::pool::segment::Segment;
 
+use super::held::Spot;
 use super::mover::{Direction, Move};
 
 /// One mounted range.
 pub(super) struct Piece {
     pub(super) segment: Segment,
     region: Arc<Region>,
-    /// Unmapped with the last copy of the region's owner.
-    _mapping: Arc<Mapping>,
+    /// Unmapped with the last copy: that of this piece, or of a view.
+    mapping: Arc<Mapping>,
 }
 
 impl Piece {
     pub(super) fn new(segment: Segment, mapping: Arc<Mapping>) -> Result<Piece> {
         let region = Region::new(mapping.address(), mapping.length(), "*", Access::ALL, 0)?;
-        Ok(Piece { segment, region: Arc::new(region), _mapping: mapping })
+        Ok(Piece { segment, region: Arc::new(region), mapping })
     }
+}
+
+/// Bytes in one run in an own segment, and what keeps them mapped.
+pub(super) struct Run {
+    pub(super) spot: Spot,
+    pub(super) length: usize,
+    pub(super) mapping: Arc<Mapping>,
 }
 
 /// All of them, fixed for the life of the client.
@@ -45,6 +53,30 @@ impl OwnMemory {
     /// The own segment that holds the whole range, by name and by address.
     pub(super) fn segment_of(&self, range: &BufferRange) -> Option<SegmentId> {
         self.piece(&range.endpoint, range.address, range.size).map(|piece| piece.segment.id)
+    }
+
+    /// The memory of a replica that lies in one own segment in one run.
+    pub(super) fn run(&self, ranges: &[BufferRange]) -> Option<Run> {
+        let first = ranges.first().filter(|_| self.is_copied)?;
+        let mut length = 0_u64;
+        for range in ranges {
+            let follows = range.address == first.address.checked_add(length)?;
+            length = length.checked_add(range.size)?;
+            if !follows || range.endpoint != first.endpoint {
+                return None;
+            }
+        }
+        let piece = self.piece(&first.endpoint, first.address, length)?;
+        Some(Run {
+            spot: (piece.segment.id, first.address),
+            length: usize::try_from(length).ok()?,
+            mapping: Arc::clone(&piece.mapping),
+        })
+    }
+
+    /// Bytes of all own segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.segment.size).sum()
     }
 
     /// True if the range lies in this process.

@@ -101,7 +101,10 @@ impl Shared {
         let mut moves: Vec<Move<'_>> = Vec::new();
         let mut owners: Vec<usize> = Vec::new();
         for (position, (wanted, granted)) in wanted.iter().zip(&granted).enumerate() {
-            results[wanted.index] = self.plan_put(wanted, granted, deadline, &mut moves);
+            if let (Ok(granted), true) = (granted, self.files.is_here()) {
+                self.files.begin_put(&wanted.item.key, granted.generation);
+            }
+            results[wanted.index] = plan_put(wanted, granted, &mut moves);
             owners.resize(moves.len(), position);
         }
         let moved = match asked.elapsed() < limits::STORE_GRANT_USE_MAX {
@@ -129,46 +132,43 @@ impl Shared {
         }
         self.suspect(suspects.into_iter(), deadline);
         self.finish(wanted, &granted, deadline, results);
+        self.queue_files(wanted, &granted, deadline, results);
         let failed = |(position, wanted): (usize, &&'w Wanted<'a>)| {
             (peer_failed.contains(&position) && results[wanted.index].is_err()).then_some(*wanted)
         };
         wanted.iter().enumerate().filter_map(failed).collect()
     }
 
-    /// Appends the moves of one object to all its replicas.
-    fn plan_put<'g>(
+    /// Hands the values of good puts to the writers of files. What will not be written is taken
+    /// back, else its copy would stay unfinished.
+    fn queue_files(
         &self,
-        wanted: &Wanted<'_>,
-        granted: &'g Outcome<Granted>,
+        wanted: &[&Wanted<'_>],
+        granted: &[Outcome<Granted>],
         deadline: Deadline,
-        moves: &mut Vec<Move<'g>>,
-    ) -> Result<()> {
-        let key = &wanted.item.key;
-        let granted = granted.as_ref().map_err(|refusal| refused(*refusal, key))?;
-        let bytes = total(wanted.object.ranges);
-        let mut replicas = 0;
-        for replica in &granted.replicas {
-            if let Place::Disk { .. } = replica.place {
-                // Files are written by upstream clients only; without this the copy would stay
-                // unfinished for ever.
-                let _ = self.calls.revoke_file(key, deadline);
-                continue;
-            }
-            match memory_of(replica) {
-                Some((ranges, size)) if size == bytes => {
-                    pair(Direction::Put, wanted.object.ranges, ranges, moves);
-                    replicas += 1;
-                }
-                _ => {
-                    let text = "the master gave room of another size";
-                    return Err(Error::new(ErrorKind::Protocol, text).with("key", shown(key)));
-                }
+        results: &[Result<()>],
+    ) {
+        let mut unwritten: Vec<Key> = Vec::new();
+        for (wanted, granted) in wanted.iter().zip(granted) {
+            let Ok(granted) = granted else { continue };
+            let file = granted.replicas.iter().find_map(|replica| match &replica.place {
+                Place::Disk { path, .. } => Some(path),
+                Place::Memory(_) => None,
+            });
+            let Some(path) = file else { continue };
+            let (key, ranges) = (&wanted.item.key, wanted.object.ranges);
+            let is_queued = results[wanted.index].is_ok()
+                && self.queue_file(key, path, granted.generation, ranges);
+            if !is_queued {
+                unwritten.push(key.clone());
             }
         }
-        if replicas == 0 {
-            return Err(refused(Refusal::NO_AVAILABLE_HANDLE, key));
+        if !unwritten.is_empty() {
+            let deadline = deadline.max(Deadline::within(REVOKE_TIMEOUT));
+            if let Err(error) = self.calls.revoke_files(&unwritten, deadline) {
+                log::debug!("{} copies in files were not revoked: {error}", unwritten.len());
+            }
         }
-        Ok(())
     }
 
     /// Tells the master which objects are complete and which will not be.
@@ -293,6 +293,37 @@ impl Shared {
             }
         }
     }
+}
+
+/// Appends the moves of one object to all its replicas in memory.
+fn plan_put<'g>(
+    wanted: &Wanted<'_>,
+    granted: &'g Outcome<Granted>,
+    moves: &mut Vec<Move<'g>>,
+) -> Result<()> {
+    let key = &wanted.item.key;
+    let granted = granted.as_ref().map_err(|refusal| refused(*refusal, key))?;
+    let bytes = total(wanted.object.ranges);
+    let mut replicas = 0;
+    for replica in &granted.replicas {
+        if let Place::Disk { .. } = replica.place {
+            continue;
+        }
+        match memory_of(replica) {
+            Some((ranges, size)) if size == bytes => {
+                pair(Direction::Put, wanted.object.ranges, ranges, moves);
+                replicas += 1;
+            }
+            _ => {
+                let text = "the master gave room of another size";
+                return Err(Error::new(ErrorKind::Protocol, text).with("key", shown(key)));
+            }
+        }
+    }
+    if replicas == 0 {
+        return Err(refused(Refusal::NO_AVAILABLE_HANDLE, key));
+    }
+    Ok(())
 }
 
 /// A key that comes twice in a batch is put once. The second time it is not complete yet when the

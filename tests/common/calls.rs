@@ -6,7 +6,7 @@ use mooncake::pool::identity::{ClientId, SegmentId, Uuid};
 use mooncake::pool::object::{PutItem, PutOptions};
 use mooncake::pool::outcome::{Outcome, Refusal};
 use mooncake::pool::replica::{BufferRange, Located, Place, Replica, ReplicaKind, ReplicaStatus};
-use mooncake::pool::segment::{ClientStatus, HeldObject, Pong, Segment, SegmentEvent};
+use mooncake::pool::segment::{ClientStatus, HeldObject, KeptRange, Pong, Segment, SegmentEvent};
 use mooncake::rpc::dialect::{upstream_name, Dialect};
 use mooncake::rpc::message::{Call, Events, Granted, Greeting, Method, Reply};
 
@@ -183,6 +183,15 @@ impl Maker<'_> {
                 last: self.flag(),
             },
             Method::Suspect => Call::Suspect { client: self.client(), endpoint: self.text() },
+            Method::Keep => Call::Keep {
+                client: self.client(),
+                segments: self.some(3, Self::segment),
+                ranges: self.some(5, |maker| KeptRange {
+                    segment: SegmentId(maker.uuid()),
+                    address: maker.number(),
+                    size: maker.number(),
+                }),
+            },
         }
     }
 
@@ -303,7 +312,8 @@ impl Maker<'_> {
             | Call::Remount(..)
             | Call::Unmount(..)
             | Call::Report { .. }
-            | Call::Suspect { .. } => Reply::Done(self.outcome(|_| ())),
+            | Call::Suspect { .. }
+            | Call::Keep { .. } => Reply::Done(self.outcome(|_| ())),
         }
     }
 }

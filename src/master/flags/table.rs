@@ -80,7 +80,7 @@ pub const FLAGS: &[Flag] = &[
     old("eviction_ratio", Double, "0.05",
         "Share of the memory that an eviction frees beyond the watermark"),
     old("global_file_segment_size", Int64, "9223372036854775807",
-        "Bytes that --root_fs_dir is said to hold, for the metrics"),
+        "Bytes that objects in --root_fs_dir may have; the oldest files go when there are more"),
     old("http_metadata_server_host", Text, "0.0.0.0",
         "Address that the metadata server listens on"),
     old("http_metadata_server_port", Int32, "8080",

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::record::{KeptPin, Record};
+use super::record::{KeptFile, KeptPin, Record};
 use crate::pool::identity::ClientId;
 use crate::pool::lease::Micros;
 use crate::pool::segment::Segment;
@@ -27,6 +27,8 @@ pub struct KeptObject {
     pub slices: Vec<u64>,
     /// Segment slot and offset of each copy.
     pub copies: Vec<(u32, u64)>,
+    /// Its file of the disk tier, and the CRC-32 of the folder of the tier.
+    pub file: (KeptFile, u32),
 }
 
 /// A range whose object is gone.
@@ -71,7 +73,9 @@ impl Image {
             Record::Unmount { slot } => self.unmount(slot),
             Record::Put { generation, owner, complete, pin, key, slices, copies } => {
                 self.generation = self.generation.max(generation);
-                let ended = self.objects.get(&generation).is_some_and(|object| object.complete);
+                let known = self.objects.get(&generation);
+                let ended = known.is_some_and(|object| object.complete);
+                let file = known.map(|object| object.file).unwrap_or_default();
                 let object = KeptObject {
                     owner,
                     complete: complete || ended,
@@ -79,12 +83,18 @@ impl Image {
                     key: key.into_owned(),
                     slices: slices.into_owned(),
                     copies: copies.into_owned(),
+                    file,
                 };
                 self.objects.insert(generation, object);
             }
             Record::End { generation } => {
                 if let Some(object) = self.objects.get_mut(&generation) {
                     object.complete = true;
+                }
+            }
+            Record::File { generation, state, folder } => {
+                if let Some(object) = self.objects.get_mut(&generation) {
+                    object.file = (state, folder);
                 }
             }
             Record::Gone { generation, rest } => self.gone(generation, rest),
@@ -115,7 +125,7 @@ impl Image {
         self.resting.retain(|range| range.slot != slot);
         self.objects.retain(|_, object| {
             object.copies.retain(|(segment, _)| *segment != slot);
-            !object.copies.is_empty()
+            !object.copies.is_empty() || object.file.0 == KeptFile::Written
         });
     }
 

@@ -95,6 +95,27 @@ pub enum Record<'a> {
         /// For how long from now, in microseconds.
         rest: Micros,
     },
+    /// How an object's file of the disk tier is.
+    File {
+        /// Which put.
+        generation: u64,
+        /// How far it is.
+        state: KeptFile,
+        /// CRC-32 of the folder of the tier; in another folder there is no such file.
+        folder: u32,
+    },
+}
+
+/// How far a file of the disk tier is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeptFile {
+    /// There is none.
+    #[default]
+    None,
+    /// Its writer is at it.
+    Unfinished,
+    /// It is whole.
+    Written,
 }
 
 const LIFE: u8 = 1;
@@ -105,6 +126,7 @@ const END: u8 = 5;
 const GONE: u8 = 6;
 const MOMENT: u8 = 7;
 const REST: u8 = 8;
+const FILE: u8 = 9;
 
 /// What was found at the start of some bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -152,6 +174,9 @@ impl Record<'_> {
             Record::Moment(micros) => Record::Moment(micros),
             Record::Rest { slot, offset, bytes, rest } => {
                 Record::Rest { slot, offset, bytes, rest }
+            }
+            Record::File { generation, state, folder } => {
+                Record::File { generation, state, folder }
             }
         }
     }
@@ -224,6 +249,16 @@ impl Record<'_> {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
             }
+            Record::File { generation, state, folder } => {
+                out.push(FILE);
+                out.extend_from_slice(&generation.to_le_bytes());
+                out.push(match state {
+                    KeptFile::None => 0,
+                    KeptFile::Unfinished => 1,
+                    KeptFile::Written => 2,
+                });
+                out.extend_from_slice(&folder.to_le_bytes());
+            }
         }
         let body = &out[start + FRAME_BYTES..];
         let (length, sum) = (body.len() as u32, crc32fast::hash(body));
@@ -246,7 +281,7 @@ pub fn decode(bytes: &[u8]) -> Found<'_> {
         return Found::Damaged;
     }
     let taken = FRAME_BYTES + length;
-    if !(LIFE..=REST).contains(&body[0]) {
+    if !(LIFE..=FILE).contains(&body[0]) {
         return Found::Unknown(body[0], taken);
     }
     let mut reader = Reader { bytes: &body[1..] };
@@ -345,6 +380,16 @@ impl<'a> Reader<'a> {
                 let (offset, bytes, rest) = (self.u64()?, self.u64()?, self.u64()?);
                 Record::Rest { slot, offset, bytes, rest }
             }
+            FILE => {
+                let generation = self.u64()?;
+                let state = match self.u8()? {
+                    0 => KeptFile::None,
+                    1 => KeptFile::Unfinished,
+                    2 => KeptFile::Written,
+                    _ => return None,
+                };
+                Record::File { generation, state, folder: self.u32()? }
+            }
             _ => return None,
         })
     }
@@ -354,7 +399,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use std::borrow::Cow;
 
-    use super::{decode, Found, KeptPin, Record, FRAME_BYTES};
+    use super::{decode, Found, KeptFile, KeptPin, Record, FRAME_BYTES};
     use crate::pool::identity::{ClientId, SegmentId, Uuid};
     use crate::pool::segment::Segment;
 
@@ -389,6 +434,7 @@ mod tests {
             Record::Gone { generation: 1, rest: 2 },
             Record::Moment(3),
             Record::Rest { slot: 1, offset: 2, bytes: 3, rest: 4 },
+            Record::File { generation: 1, state: KeptFile::Written, folder: u32::MAX },
         ]
     }
 

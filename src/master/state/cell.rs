@@ -4,7 +4,7 @@
 //! segments takes none of their locks. Under the lock: free ranges and quarantine.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -63,6 +63,8 @@ pub(super) struct Room {
     pub(super) closed: bool,
     timed: BinaryHeap<Reverse<(Micros, u32)>>,
     unacknowledged: VecDeque<Unacknowledged>,
+    /// Offsets of ranges that the holder still reads, and the piece where its object is gone.
+    kept: HashMap<u64, Option<u32>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl Cell {
                 closed: false,
                 timed: BinaryHeap::new(),
                 unacknowledged: VecDeque::new(),
+                kept: HashMap::new(),
             }),
         };
         cell.publish(&cell.room.lock());
@@ -279,11 +282,57 @@ impl Cell {
                 break;
             }
             room.timed.pop();
+            if !room.kept.is_empty() {
+                let offset = room.allocator.span(piece).offset;
+                if let Some(kept) = room.kept.get_mut(&offset) {
+                    *kept = Some(piece);
+                    continue;
+                }
+            }
             self.resting.fetch_sub(room.allocator.span(piece).size, Ordering::Relaxed);
             room.allocator.free(piece);
             gave = true;
         }
         gave
+    }
+
+    /// The holder still reads these ranges, given by offset and bytes, and no others; true if that
+    /// gave room.
+    pub(super) fn keep(&self, now: Micros, ranges: impl Iterator<Item = (u64, u64)>) -> bool {
+        let mut room = self.room.lock();
+        if room.closed {
+            return false;
+        }
+        let mut before = std::mem::take(&mut room.kept);
+        for (offset, bytes) in ranges {
+            if room.kept.contains_key(&offset) {
+                continue;
+            }
+            let mut piece = before.remove(&offset).flatten();
+            if piece.is_none() {
+                // After a remount nobody else knows of it.
+                piece = room.allocator.reserve(offset, bytes, RESTING).map(|piece| {
+                    let size = room.allocator.span(piece.id).size;
+                    self.resting.fetch_add(size, Ordering::Relaxed);
+                    piece.id
+                });
+            }
+            room.kept.insert(offset, piece);
+        }
+        room.timed.extend(before.into_values().flatten().map(|piece| Reverse((now, piece))));
+        let gave = self.drain_locked(&mut room, now);
+        self.publish(&room);
+        gave
+    }
+
+    /// Makes way for the object of a kept range, which its holder reports.
+    pub(super) fn yield_kept(&self, offset: u64) {
+        let mut room = self.room.lock();
+        if let Some(piece) = room.kept.get_mut(&offset).and_then(Option::take) {
+            self.resting.fetch_sub(room.allocator.span(piece).size, Ordering::Relaxed);
+            room.allocator.free(piece);
+            self.publish(&room);
+        }
     }
 
     /// Since when the holder owes an acknowledgement.
@@ -296,7 +345,8 @@ impl Cell {
         let room = self.room.lock();
         let timed = room.timed.iter().map(|Reverse((until, piece))| (*until, *piece));
         let owed = room.unacknowledged.iter().map(|u| (u.reusable_at.max(unknown), u.piece));
-        let spans = timed.chain(owed).map(|(until, piece)| {
+        let kept = room.kept.values().flatten().map(|piece| (unknown, *piece));
+        let spans = timed.chain(owed).chain(kept).map(|(until, piece)| {
             let span = room.allocator.span(piece);
             (span.offset, span.size, until)
         });

@@ -58,6 +58,7 @@ operations! {
     Attend "attend",
     Report "report",
     Suspect "suspect",
+    Keep "keep",
 }
 
 const OPERATIONS: usize = Operation::ALL.len();
@@ -89,6 +90,7 @@ impl Operation {
             Call::Attend { .. } => Operation::Attend,
             Call::Report { .. } => Operation::Report,
             Call::Suspect { .. } => Operation::Suspect,
+            Call::Keep { .. } => Operation::Keep,
         })
     }
 }

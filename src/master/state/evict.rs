@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::cell::{Cell, DRAINING, RESTING};
 use super::removal::End;
-use super::shard::{Object, Shard, PLAIN, SOFT};
+use super::shard::{Object, Shard, FILES, PLAIN, SOFT};
 use super::{counters, State};
 use crate::limits;
 use crate::pool::allocator::Span;
@@ -112,13 +112,22 @@ impl State {
         (found, complete_until)
     }
 
-    fn evict(&self, now: Micros, candidate: &Candidate) -> Option<(u64, Micros)> {
+    /// Takes an object out of a segment, or its file out of the disk tier. The object goes on in a
+    /// written file, or in memory, as long as it has the other.
+    fn evict(&self, now: Micros, candidate: &Candidate, from: u32) -> Option<(u64, Micros)> {
         let mut shard = self.shard(candidate.shard).lock();
         let object = shard.alive(candidate.slot, candidate.generation)?;
         if !self.is_evictable(now, object, candidate.soft) {
             return None;
         }
-        let (bytes, until) = self.drop_object(now, &mut shard, candidate.slot, End::Removed);
+        let has_memory = object.copies.iter().any(|copy| copy.segment != FILES);
+        let (bytes, until) = if from == FILES && has_memory {
+            (self.drop_file(&mut shard, candidate.slot), now)
+        } else if from != FILES && object.file() == Some(true) {
+            self.drop_memory(now, &mut shard, candidate.slot)
+        } else {
+            self.drop_object(now, &mut shard, candidate.slot, End::Removed)
+        };
         counters::add(&self.counters.evicted_keys, 1);
         counters::add(&self.counters.evicted_bytes, bytes);
         Some((bytes, until))
@@ -132,7 +141,7 @@ impl State {
             choose(&mut candidates, complete_until, bytes - evicted);
             let mut progress = false;
             for candidate in &candidates {
-                if let Some((bytes, _)) = self.evict(now, candidate) {
+                if let Some((bytes, _)) = self.evict(now, candidate, segment) {
                     evicted += bytes;
                     count += 1;
                     progress = true;
@@ -231,7 +240,7 @@ impl State {
             }
             let mut at = now;
             for victim in &victims {
-                if let Some((_, until)) = self.evict(now, victim) {
+                if let Some((_, until)) = self.evict(now, victim, cell.slot) {
                     at = at.max(until);
                 }
             }

@@ -23,7 +23,9 @@ mod cell;
 mod client;
 mod counters;
 mod evict;
+mod files;
 mod index;
+mod keep;
 mod liveness;
 mod pattern;
 mod puts;
@@ -81,6 +83,8 @@ pub trait Outlet: Send + Sync {
     fn record(&self, _record: &Record<'_>) {}
     /// A client that attends has news.
     fn news(&self, _client: ClientId) {}
+    /// A file of the disk tier, unfinished or not, belongs to no object any more.
+    fn file_gone(&self, _path: String) {}
     /// A put that found no room may find some now. Called often; it should cost next to nothing
     /// while nobody waits.
     fn room(&self) {}
@@ -145,6 +149,7 @@ pub struct State {
     counters: Counters,
     /// Clients that were given up lately, and when.
     expired: Mutex<HashMap<ClientId, Micros>>,
+    file_use: files::FileUse,
     /// Makes reports come one after the other.
     reports: Mutex<()>,
     rng: Mutex<fastrand::Rng>,
@@ -189,6 +194,7 @@ impl State {
             remembers: false,
             counters: Counters::default(),
             expired: Mutex::default(),
+            file_use: files::FileUse::new(&settings.storage_directory),
             reports: Mutex::default(),
             rng: Mutex::new(seeds.fork()),
             looked: AtomicU64::new(0),
@@ -257,6 +263,9 @@ impl State {
                 Reply::Done(self.report(at, client, objects, last))
             }
             Call::Suspect { client, endpoint } => Reply::Done(self.suspect(client, &endpoint)),
+            Call::Keep { client, segments, ranges } => {
+                Reply::Done(self.keep(at, client, segments, &ranges))
+            }
         };
         Step::Reply(self.counted(operation, reply))
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::evict::Relief;
-use super::reads::{is_visible, Sight};
+use super::reads::is_visible;
 use super::removal::End;
 use super::segments::{Choices, Table};
 use super::shard::{Copy, Cuts, Object, Shard};
@@ -180,7 +180,7 @@ impl State {
         self.make_way(now, shard, &table, hash, &item.key, owner)?;
         let slot = shard.vacant().ok_or(Refusal::NO_AVAILABLE_HANDLE)?;
         let tag = self.tag(number, slot);
-        let copies = self.place(now, &table, &mut shard.rng, size, tag, options);
+        let mut copies = self.place(now, &table, &mut shard.rng, size, tag, options);
         let Some(first) = copies.first() else {
             shard.forget(slot);
             return Err(Denied::NoRoom);
@@ -189,6 +189,7 @@ impl State {
         if (copies.len() as u64) < options.replica_num {
             counters::add(&self.counters.partial_allocations, 1);
         }
+        copies.extend(self.grant_file(size));
         let mut object = Object {
             key: item.key.clone().into_boxed_slice(),
             generation: self.next_generation(),
@@ -204,7 +205,7 @@ impl State {
         object.set_last_use(LastUse { at: now, granted: false });
         object.set_pin(self.wanted_pin(options));
         self.record_put(now, &table, &object, owner);
-        let sight = Sight::of(&object);
+        let sight = self.sight(&object);
         shard.insert(slot, hash, object, now);
         drop(guard);
         let replicas = self.replicas(&table, &sight);
@@ -307,6 +308,9 @@ impl State {
         owner: Option<ClientId>,
     ) {
         self.outlet.record(&self.put_record(now, table, object, owner));
+        if let Some(record) = self.file_record(object) {
+            self.outlet.record(&record);
+        }
     }
 
     /// An object as a record.
@@ -355,6 +359,13 @@ impl State {
         let mut shard = self.shard(self.shard_of(hash)).lock();
         let table = self.table.load();
         let slot = self.find_own(&shard, &table, hash, key, owner)?;
+        if kind == ReplicaKind::Disk {
+            // Clients of ours end memory first: this is the late end of an earlier put of the key.
+            if owner.is_some() && !shard.objects.get(slot).complete {
+                return Err(Refusal::REPLICA_IS_NOT_READY);
+            }
+            return self.end_file(&mut shard, slot);
+        }
         let object = shard.objects.get_mut(slot);
         if object.complete || !matches!(kind, ReplicaKind::Memory | ReplicaKind::All) {
             return Ok(());
@@ -393,6 +404,9 @@ impl State {
         let hash = self.hash(key);
         let mut shard = self.shard(self.shard_of(hash)).lock();
         let slot = self.find_own(&shard, &self.table.load(), hash, key, owner)?;
+        if kind == ReplicaKind::Disk {
+            return self.revoke_file(&mut shard, slot);
+        }
         if !matches!(kind, ReplicaKind::Memory | ReplicaKind::All) {
             return Ok(());
         }

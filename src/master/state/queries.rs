@@ -3,7 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::cell::{Cell, HIDDEN};
+use super::cell::Cell;
+use super::reads::is_visible;
 use super::{Counters, State};
 use crate::pool::object::Key;
 
@@ -47,6 +48,10 @@ pub struct Totals {
     pub resting: u64,
     /// Bytes of all segments.
     pub capacity: u64,
+    /// Files of the disk tier, unfinished ones too.
+    pub files: u64,
+    /// Bytes of their objects.
+    pub file_bytes: u64,
     /// Clients that were heard of lately.
     pub clients: u64,
     /// Passes of eviction.
@@ -96,6 +101,8 @@ impl State {
         let counters = &self.counters;
         let mut totals = Totals {
             clients: self.clients.read().len() as u64,
+            files: read(&self.file_use.files),
+            file_bytes: read(&self.file_use.bytes),
             attempted_evictions: read(&counters.attempted_evictions),
             successful_evictions: read(&counters.successful_evictions),
             evicted_keys: read(&counters.evicted_keys),
@@ -138,13 +145,8 @@ impl State {
             {
                 let shard = shard.lock();
                 let objects = shard.slots().map(|slot| shard.objects.get(slot));
-                let shown = objects.filter(|object| {
-                    let table = self.table.load();
-                    object
-                        .copies
-                        .iter()
-                        .any(|copy| table.cell(copy.segment).is_some_and(|cell| !cell.has(HIDDEN)))
-                });
+                let table = self.table.load();
+                let shown = objects.filter(|object| is_visible(&table, object));
                 keys.extend(shown.map(|object| object.key.to_vec()));
             }
             keys.drain(..).for_each(|key| each(&key));

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
 use super::segments::Table;
-use super::shard::{Approach, Cuts, Object, Shard};
+use super::shard::{Approach, Cuts, Object, Shard, FILES};
 use super::State;
 use crate::limits;
 use crate::pool::lease::Micros;
@@ -20,23 +20,28 @@ pub(super) struct Sight {
     cuts: Option<Box<Cuts>>,
     /// Slot of the segment and first granule of each copy.
     copies: SmallVec<[(u32, u32); 4]>,
+    /// Path of the file, and whether it is written.
+    file: Option<(String, bool)>,
 }
 
-impl Sight {
-    pub(super) fn of(object: &Object) -> Sight {
+impl State {
+    pub(super) fn sight(&self, object: &Object) -> Sight {
+        let memory = object.copies.iter().filter(|copy| copy.segment != FILES);
         Sight {
             generation: object.generation,
             complete: object.complete,
             size: object.size,
             cuts: object.cuts.clone(),
-            copies: object.copies.iter().map(|copy| (copy.segment, copy.granule)).collect(),
+            copies: memory.map(|copy| (copy.segment, copy.granule)).collect(),
+            file: object.file().map(|written| (self.file_path(object), written)),
         }
     }
 }
 
 /// Whether a copy of the object can be reached.
 pub(super) fn is_visible(table: &Table, object: &Object) -> bool {
-    object.copies.iter().any(|copy| table.cell(copy.segment).is_some_and(|c| !c.has(HIDDEN)))
+    let is_shown = |slot: u32| table.cell(slot).is_some_and(|cell| !cell.has(HIDDEN));
+    object.file() == Some(true) || object.copies.iter().any(|copy| is_shown(copy.segment))
 }
 
 /// Keys whose memory is asked for together: about as many misses as a processor has under way.
@@ -115,7 +120,7 @@ impl State {
         if !object.complete {
             return Err(Refusal::REPLICA_IS_NOT_READY);
         }
-        let sight = Sight::of(object);
+        let sight = self.sight(object);
         self.grant(&mut shard, slot, now);
         drop(shard);
         let replicas = self.replicas(&table, &sight);
@@ -139,7 +144,7 @@ impl State {
         if !object.complete {
             return Err(Refusal::REPLICA_IS_NOT_READY);
         }
-        let sight = Sight::of(object);
+        let sight = self.sight(object);
         drop(shard);
         Ok(self.replicas(&table, &sight))
     }
@@ -162,7 +167,7 @@ impl State {
             None => std::slice::from_ref(&sight.size),
         };
         let first_id = sight.generation.wrapping_sub(self.first_generation).wrapping_mul(64);
-        let mut replicas = Vec::with_capacity(sight.copies.len());
+        let mut replicas = Vec::with_capacity(sight.copies.len() + 1);
         for (index, (slot, granule)) in sight.copies.iter().enumerate() {
             let Some(cell) = table.cell(*slot).filter(|cell| !cell.has(HIDDEN)) else { continue };
             let mut address = cell.address(*granule);
@@ -179,6 +184,17 @@ impl State {
             replicas.push(Replica {
                 id: first_id.wrapping_add(index as u64 + 1),
                 place: Place::Memory(ranges),
+                status: match sight.complete {
+                    true => ReplicaStatus::Complete,
+                    false => ReplicaStatus::Processing,
+                },
+            });
+        }
+        // Readers are told of a file once it is written, the writer while it is not.
+        if let Some((path, _)) = sight.file.as_ref().filter(|(_, w)| *w == sight.complete) {
+            replicas.push(Replica {
+                id: first_id.wrapping_add(sight.copies.len() as u64 + 1),
+                place: Place::Disk { path: path.clone(), size: sight.size },
                 status: match sight.complete {
                     true => ReplicaStatus::Complete,
                     false => ReplicaStatus::Processing,

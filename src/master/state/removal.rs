@@ -36,6 +36,7 @@ impl State {
     ) -> (u64, Micros) {
         let hash = self.hash(&shard.objects.get(slot).key);
         let object = shard.remove(slot, hash);
+        self.forget_file(&object);
         let table = self.table.load();
         let mut longest = now;
         for copy in &object.copies {
@@ -79,7 +80,13 @@ impl State {
     }
 
     /// When a range of the object may hold another one.
-    fn rest_until(&self, now: Micros, object: &Object, end: End, cell: &Cell) -> Micros {
+    pub(super) fn rest_until(
+        &self,
+        now: Micros,
+        object: &Object,
+        end: End,
+        cell: &Cell,
+    ) -> Micros {
         let last = object.last_use();
         let mut until = if object.complete {
             last.reusable_at(self.times.lease)

@@ -115,6 +115,7 @@ impl State {
         if !cell.has(REPORTING | SETTLING) {
             return Claim::Refused;
         }
+        cell.yield_kept(offset);
         if !self.clear_place(now, cell, offset, size, held.generation) {
             return Claim::Refused;
         }
@@ -193,7 +194,7 @@ impl State {
                 address: cell.address(copy.granule),
                 generation: loser,
             });
-            if shard.objects.get(slot).copies.is_empty() {
+            if shard.objects.get(slot).is_void() {
                 self.drop_object(now, &mut shard, slot, End::Superseded);
             } else {
                 let object = shard.objects.get(slot);

@@ -102,7 +102,9 @@ impl State {
                 object.copies.push(Copy { segment: cell.slot, piece: piece.id, granule, link });
             }
         }
-        if object.copies.is_empty() {
+        object.copies.extend(self.restored_file(kept.file, size));
+        if object.is_void() {
+            self.forget_file(&object);
             shard.forget(slot);
             return Ok(());
         }
@@ -161,6 +163,7 @@ impl State {
                     let object = shard.objects.get(slot);
                     let owner = owners.get(&object.owner).copied();
                     records.push(self.put_record(now, &table, object, owner).into_static());
+                    records.extend(self.file_record(object));
                 }
             }
             for put in records.drain(..) {

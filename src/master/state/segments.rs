@@ -291,7 +291,7 @@ impl State {
                 return false;
             };
             shard.drop_copy(slot, segment);
-            if shard.objects.get(slot).copies.is_empty() {
+            if shard.objects.get(slot).is_void() {
                 self.drop_object(now, &mut shard, slot, super::removal::End::SegmentLost);
             }
         }

@@ -46,6 +46,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Answer to the question for the shared file tier; empty: there is none.
     pub storage_directory: String,
+    /// Bytes that the shared file tier may hold.
+    pub file_capacity: u64,
     /// Answer to the question whether the service is ready.
     pub version: String,
 }
@@ -72,6 +74,7 @@ impl Default for Settings {
             evict_soft_pinned: true,
             policy: Policy::Random,
             storage_directory: String::new(),
+            file_capacity: u64::MAX,
             version: String::new(),
         }
     }

@@ -30,6 +30,12 @@ pub(super) struct Copy {
     pub(super) link: Link,
 }
 
+/// In place of a segment's slot: the copy is the object's file of the disk tier. Its piece says
+/// whether it is written.
+pub(super) const FILES: u32 = u32::MAX;
+/// The piece of a file that is written.
+pub(super) const WRITTEN: u32 = 1;
+
 /// List of objects that are evicted in their turn.
 pub(super) const PLAIN: u8 = 0;
 /// List of objects that are evicted last.
@@ -113,6 +119,18 @@ impl Object {
         }
     }
 
+    /// Whether the object has a file, and whether that is written.
+    pub(super) fn file(&self) -> Option<bool> {
+        self.copy_in(FILES).map(|copy| copy.piece == WRITTEN)
+    }
+
+    /// Nothing is left of it that could be read, now or later.
+    pub(super) fn is_void(&self) -> bool {
+        let has_memory = self.copies.iter().any(|copy| copy.segment != FILES);
+        let has_file = self.complete && self.file() == Some(true);
+        !has_memory && !has_file
+    }
+
     pub(super) fn copy_in(&self, segment: u32) -> Option<&Copy> {
         self.copies.iter().find(|copy| copy.segment == segment)
     }
@@ -169,6 +187,8 @@ pub(super) struct Shard {
     index: Index,
     pub(super) objects: Slab<Object>,
     lists: Vec<[Ends; 3]>,
+    /// The same for files.
+    files: [Ends; 3],
     /// Puts in the order of their starts; finished ones leave when they come to the front.
     pub(super) starts: VecDeque<Start>,
     pub(super) rng: fastrand::Rng,
@@ -184,6 +204,7 @@ impl Shard {
             index: Index::default(),
             objects: Slab::default(),
             lists: Vec::new(),
+            files: Default::default(),
             starts: VecDeque::new(),
             rng: fastrand::Rng::with_seed(seed),
             soft: 0,
@@ -282,10 +303,13 @@ impl Shard {
     }
 
     fn push(&mut self, slot: u32, segment: u32, list: usize) {
-        if self.lists.len() <= segment as usize {
+        if segment != FILES && self.lists.len() <= segment as usize {
             self.lists.resize(segment as usize + 1, <[Ends; 3]>::default());
         }
-        let ends = &mut self.lists[segment as usize][list];
+        let ends = match segment {
+            FILES => &mut self.files[list],
+            _ => &mut self.lists[segment as usize][list],
+        };
         let spare = Link::default();
         ends.push(&mut InSegment { objects: &mut self.objects, segment, spare }, slot);
     }
@@ -300,7 +324,11 @@ impl Shard {
     }
 
     fn unlink(&mut self, slot: u32, segment: u32, list: usize) {
-        let Some(lists) = self.lists.get_mut(segment as usize) else { return };
+        let lists = match segment {
+            FILES => Some(&mut self.files),
+            _ => self.lists.get_mut(segment as usize),
+        };
+        let Some(lists) = lists else { return };
         let spare = Link::default();
         lists[list].unlink(&mut InSegment { objects: &mut self.objects, segment, spare }, slot);
     }
@@ -330,7 +358,11 @@ impl Shard {
 
     /// Oldest object of a segment's list.
     pub(super) fn oldest(&self, segment: u32, list: u8) -> u32 {
-        self.lists.get(segment as usize).map_or(NIL, |lists| lists[list as usize].oldest)
+        let lists = match segment {
+            FILES => Some(&self.files),
+            _ => self.lists.get(segment as usize),
+        };
+        lists.map_or(NIL, |lists| lists[list as usize].oldest)
     }
 
     /// The next newer object in a segment's list.

@@ -30,6 +30,7 @@ impl State {
         for cell in &table.mounted {
             self.keep_below_watermark(now, cell);
         }
+        self.keep_files_below_capacity(now);
         if now < self.looked.load(Ordering::Relaxed).saturating_add(LOOK_PAUSE) {
             return;
         }

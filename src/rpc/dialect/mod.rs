@@ -70,9 +70,12 @@ pub fn upstream_name(method: Method) -> Option<&'static str> {
         Method::Mount => "MountSegment",
         Method::Remount => "ReMountSegment",
         Method::Unmount => "UnmountSegment",
-        Method::BatchRemove | Method::Greet | Method::Attend | Method::Report | Method::Suspect => {
-            return None
-        }
+        Method::BatchRemove
+        | Method::Greet
+        | Method::Attend
+        | Method::Report
+        | Method::Suspect
+        | Method::Keep => return None,
     })
 }
 

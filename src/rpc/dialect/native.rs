@@ -10,7 +10,7 @@ use crate::pool::identity::{ClientId, SegmentId, Uuid};
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaKind, ReplicaStatus};
-use crate::pool::segment::{ClientStatus, HeldObject, Pong, Segment, SegmentEvent};
+use crate::pool::segment::{ClientStatus, HeldObject, KeptRange, Pong, Segment, SegmentEvent};
 
 use crate::rpc::message::{Call, Events, Granted, Greeting, Method, Reply};
 use crate::rpc::pack::{self, Malformed, Reader, Writer};
@@ -56,6 +56,10 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
             Call::Report { client, objects: r.list(2, 33, held)?, last: r.flag()? }
         }
         Method::Suspect => Call::Suspect { client: client(r)?, endpoint: r.text()? },
+        Method::Keep => {
+            let (client, segments) = (client(r)?, r.list(3, 32, segment)?);
+            Call::Keep { client, segments, ranges: r.list(0, 32, kept)? }
+        }
     })
 }
 
@@ -123,6 +127,11 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) {
             Call::Suspect { client, endpoint } => {
                 put_uuid(w, client.0);
                 w.bytes(endpoint.as_bytes());
+            }
+            Call::Keep { client, segments, ranges } => {
+                put_uuid(w, client.0);
+                w.list(segments, put_segment);
+                w.list(ranges, put_kept);
             }
         }
     });
@@ -206,7 +215,8 @@ pub fn decode_reply(method: Method, body: &[u8]) -> Result<Reply, Malformed> {
         | Method::Remount
         | Method::Unmount
         | Method::Report
-        | Method::Suspect => Reply::Done(outcome(r, |_| Ok(()))?),
+        | Method::Suspect
+        | Method::Keep => Reply::Done(outcome(r, |_| Ok(()))?),
     })
 }
 
@@ -363,6 +373,16 @@ fn held(r: &mut Reader<'_>) -> Result<HeldObject, Malformed> {
         slices: sizes(r)?,
         soft_pin: r.flag()?,
     })
+}
+
+fn put_kept(w: &mut Writer<'_>, kept: &KeptRange) {
+    put_uuid(w, kept.segment.0);
+    w.u64(kept.address);
+    w.u64(kept.size);
+}
+
+fn kept(r: &mut Reader<'_>) -> Result<KeptRange, Malformed> {
+    Ok(KeptRange { segment: SegmentId(uuid(r)?), address: r.u64()?, size: r.u64()? })
 }
 
 fn put_event(w: &mut Writer<'_>, event: &SegmentEvent) {

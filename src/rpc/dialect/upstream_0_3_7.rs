@@ -65,9 +65,12 @@ pub fn shapes(method: Method) -> Option<(Option<Shape>, Shape)> {
         Method::Mount => (Some(Shape::Struct(&[SEGMENT, UUID])), DONE),
         Method::Remount => (Some(Shape::Struct(&[Shape::List(&SEGMENT), UUID])), DONE),
         Method::Unmount => (Some(Shape::Struct(&[UUID, UUID])), DONE),
-        Method::BatchRemove | Method::Greet | Method::Attend | Method::Report | Method::Suspect => {
-            return None
-        }
+        Method::BatchRemove
+        | Method::Greet
+        | Method::Attend
+        | Method::Report
+        | Method::Suspect
+        | Method::Keep => return None,
     })
 }
 
@@ -214,7 +217,8 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) -> Result<(), &'static str
         | Call::Greet { .. }
         | Call::Attend { .. }
         | Call::Report { .. }
-        | Call::Suspect { .. } => {}
+        | Call::Suspect { .. }
+        | Call::Keep { .. } => {}
     });
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::pool::identity::ClientId;
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaStatus};
-use crate::pool::segment::{ClientStatus, HeldObject, Pong, Segment, SegmentEvent};
+use crate::pool::segment::{ClientStatus, HeldObject, KeptRange, Pong, Segment, SegmentEvent};
 use crate::rpc::message::{Call, Events, Granted, Greeting, Reply};
 use crate::time::Deadline;
 
@@ -39,9 +39,11 @@ pub(super) struct MasterState {
     pub(super) suspects: Vec<String>,
     pub(super) reports: Vec<HeldObject>,
     /// News that are told until they are acknowledged, and their numbers.
-    events: Vec<SegmentEvent>,
+    pub(super) events: Vec<SegmentEvent>,
     pub(super) told: u64,
     pub(super) acknowledged: u64,
+    /// What clients keep, as they said last.
+    pub(super) kept: Vec<KeptRange>,
     /// Lease lengths to give next; a minute when there are none.
     pub(super) leases_ms: VecDeque<u64>,
     /// Names of the calls that came, without signs of life.
@@ -205,6 +207,14 @@ impl Master for FakeMaster {
             }
             Call::Report { objects, .. } => {
                 state.reports.extend(objects.iter().cloned());
+                Reply::Done(Ok(()))
+            }
+            Call::Keep { client, segments, ranges } => {
+                for segment in segments {
+                    state.mount(segment, *client);
+                    state.known.insert(*client);
+                }
+                state.kept = ranges.clone();
                 Reply::Done(Ok(()))
             }
             Call::Suspect { endpoint, .. } => {

@@ -1,6 +1,7 @@
 //! The client over a master and a mover in memory.
 
 mod fakes;
+mod views;
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -360,7 +361,8 @@ fn a_closed_client_answers_and_gives_everything_back() {
 
 #[test]
 fn local_buffers_run_out_and_come_back() {
-    let (_, _, stores) = pool(Dialect::Native, &["a"]);
+    // Of a native master's objects it would be views.
+    let (_, _, stores) = pool(Dialect::Upstream, &["a"]);
     put(&stores[0], b"k", &value(1, 600 << 10)).unwrap();
     let first = stores[0].get_buffers(&[b"k"], None).unwrap().remove(0).unwrap();
     let second = stores[0].get_buffers(&[b"k"], None).unwrap().remove(0);

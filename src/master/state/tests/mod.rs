@@ -1,6 +1,8 @@
 //! Tests of the index: rules one by one, a naive model, restarts, eviction, memory, threads.
 
 mod evicting;
+mod files;
+mod keeping;
 mod model;
 mod restarts;
 mod rules;
@@ -29,9 +31,15 @@ pub(super) struct Recorder {
     pub(super) image: Mutex<Image>,
     /// Generations that went away since they were last taken.
     pub(super) gone: Mutex<Vec<u64>>,
+    /// Files that belong to nobody any more.
+    pub(super) files_gone: Mutex<Vec<String>>,
 }
 
 impl Outlet for Recorder {
+    fn file_gone(&self, path: String) {
+        self.files_gone.lock().push(path);
+    }
+
     fn record(&self, record: &Record<'_>) {
         // Through bytes, as they are written down.
         let mut bytes = Vec::new();

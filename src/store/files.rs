@@ -1,0 +1,400 @@
+//! Copies of objects in files of the shared file tier: written in the background, read when no copy
+//! in memory is left.
+//!
+//! Owns the values that wait to be written, bounded in bytes and number. The threads
+//! `mc-store-file` write them; every thread of the caller may read. A file is written under another
+//! name and renamed, so nobody finds half of one; a seal behind the object's bytes tells a reader
+//! that they are whole. The file system is trusted with neither order nor durability.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
+use crate::memory::check_mapped;
+use crate::pool::file::{is_below, seal, SEAL_BYTES, UNFINISHED};
+use crate::pool::object::Key;
+use crate::time::Deadline;
+
+use super::buffers::{copy, zeroed};
+use super::client::Shared;
+use super::failure::shown;
+use super::plan::{total, Range};
+
+/// Bytes that are read in one go.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Time for telling the master of one file.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The tier as this client sees it.
+#[derive(Default)]
+pub(super) struct FileTier {
+    /// As the master calls it; nothing where there is none, or not on this host.
+    folder: OnceLock<String>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Makes names of unfinished files different.
+    serial: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Jobs under way or waiting of each key, and the latest put of the key.
+    keys: HashMap<Key, (usize, u64)>,
+    bytes: usize,
+    writers: usize,
+    stop: bool,
+}
+
+impl Queue {
+    fn leave(&mut self, key: &[u8]) {
+        if let Some((count, _)) = self.keys.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(key);
+            }
+        }
+    }
+}
+
+/// An object to be written.
+pub(super) struct Job {
+    pub(super) key: Key,
+    pub(super) path: String,
+    /// Which put; 0 where the master does not say, and then its path may serve others, too.
+    pub(super) generation: u64,
+    pub(super) value: Vec<u8>,
+}
+
+impl FileTier {
+    /// Takes the folder in that a master has named, if the root above it is on this host.
+    fn begin(&self, folder: String) -> bool {
+        let root = Path::new(&folder).parent();
+        let is_here = folder.starts_with('/') && root.is_some_and(Path::is_dir);
+        is_here && self.folder.set(folder).is_ok()
+    }
+
+    pub(super) fn is_here(&self) -> bool {
+        self.folder.get().is_some()
+    }
+
+    /// Queues an object; it comes back where there is no room or no tier.
+    fn submit(&self, job: Job) -> std::result::Result<(), Job> {
+        let mut queue = self.queue.lock();
+        if job.generation == 0 {
+            // An older value of the same path must not be written later.
+            let same = queue.jobs.iter().position(|other| other.path == job.path);
+            if let Some(old) = same.and_then(|at| queue.jobs.remove(at)) {
+                queue.bytes -= old.value.len();
+                queue.leave(&old.key);
+            }
+        }
+        let has_room = queue.jobs.len() < limits::STORE_FILE_QUEUE_MAX
+            && queue.bytes + job.value.len() <= limits::STORE_FILE_QUEUE_BYTES_MAX;
+        if !has_room || queue.stop || queue.writers == 0 {
+            return Err(job);
+        }
+        queue.bytes += job.value.len();
+        let of_key = queue.keys.entry(job.key.clone()).or_default();
+        *of_key = (of_key.0 + 1, of_key.1.max(job.generation));
+        queue.jobs.push_back(job);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// True if so many bytes would be taken now: asked before they are copied.
+    fn has_room(&self, bytes: usize) -> bool {
+        let queue = self.queue.lock();
+        queue.writers > 0
+            && queue.bytes.saturating_add(bytes) <= limits::STORE_FILE_QUEUE_BYTES_MAX
+            && queue.jobs.len() < limits::STORE_FILE_QUEUE_MAX
+    }
+
+    /// The next job; `None` when it is over.
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if queue.stop {
+                queue.writers -= 1;
+                self.changed.notify_all();
+                return None;
+            }
+            self.changed.wait(&mut queue);
+        }
+    }
+
+    fn done(&self, job: &Job) {
+        let mut queue = self.queue.lock();
+        queue.bytes -= job.value.len();
+        queue.leave(&job.key);
+    }
+
+    /// A put of the key has begun: files of earlier ones are not its own.
+    pub(super) fn begin_put(&self, key: &[u8], generation: u64) {
+        if let Some((_, latest)) = self.queue.lock().keys.get_mut(key) {
+            *latest = generation.max(*latest);
+        }
+    }
+
+    /// True where a later put of the key has begun, so that the master would take the end of this
+    /// one for its.
+    fn is_outdated(&self, job: &Job) -> bool {
+        self.queue.lock().keys.get(&job.key).is_some_and(|(_, latest)| *latest > job.generation)
+    }
+
+    /// Writes what waits, for `time` at most; the rest is given up. A file system that hangs keeps
+    /// its thread, not the caller.
+    pub(super) fn finish(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut queue = self.queue.lock();
+        queue.stop = true;
+        self.changed.notify_all();
+        while queue.writers > 0 {
+            if self.changed.wait_until(&mut queue, end).timed_out() {
+                log::warn!("{} objects were not written to files", queue.jobs.len());
+                queue.jobs.clear();
+                return;
+            }
+        }
+    }
+
+    /// Writes a file under another name and renames it.
+    fn write(&self, job: &Job) -> io::Result<()> {
+        let folder = self.folder.get().map_or("", String::as_str);
+        if !is_below(folder, &job.path) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not below the folder"));
+        }
+        let path = Path::new(&job.path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let unfinished = format!("{}{UNFINISHED}-{process}-{serial}", job.path);
+        let size = job.value.len() as u64;
+        let mut open = OpenOptions::new();
+        open.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+        let written = open.open(&unfinished).and_then(|mut file| {
+            file.write_all(&job.value)?;
+            file.write_all(&seal(&job.key, size, crc32fast::hash(&job.value)))?;
+            drop(file);
+            std::fs::rename(&unfinished, path)
+        });
+        if written.is_err() {
+            let _ = std::fs::remove_file(&unfinished);
+        }
+        written
+    }
+
+    /// Reads an object; the bytes are good only if this succeeds.
+    pub(super) fn read(
+        &self,
+        key: &[u8],
+        path: &str,
+        size: u64,
+        target: &[Range],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let Some(folder) = self.folder.get() else {
+            let text = "the object is only in a file, and its folder is not on this host";
+            return Err(Error::new(ErrorKind::Unsupported, text).with("path", path));
+        };
+        if !is_below(folder, path) {
+            let text = "the master named a file outside of its folder";
+            return Err(Error::new(ErrorKind::Protocol, text).with("path", path));
+        }
+        let mut reader = Reader { file: open(path)?, path, sum: crc32fast::Hasher::new() };
+        let mut chunk = zeroed(CHUNK_BYTES.min(usize::try_from(size).unwrap_or(CHUNK_BYTES)))?;
+        let mut rest = size;
+        for range in target {
+            let length = rest.min(range.length as u64) as usize;
+            if length > 0 {
+                check_mapped(range.address, length)?;
+            }
+            let mut done = 0;
+            while done < length {
+                if deadline.passed(Instant::now()) {
+                    let text = "the file takes too long to read";
+                    return Err(Error::new(ErrorKind::Timeout, text).with("path", path));
+                }
+                let part = (length - done).min(chunk.len());
+                let part = &mut chunk[..part];
+                reader.fill(part)?;
+                let place = Range { address: range.address + done, length: part.len() };
+                copy(Range::of(part), place)?;
+                done += part.len();
+            }
+            rest -= length as u64;
+        }
+        reader.check(key, size)
+    }
+}
+
+struct Reader<'a> {
+    file: File,
+    path: &'a str,
+    sum: crc32fast::Hasher,
+}
+
+impl Reader<'_> {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.file.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.wrong("the file is too short"),
+            _ => Error::io(ErrorKind::Resource, "a file cannot be read", error)
+                .with("path", self.path),
+        })?;
+        self.sum.update(bytes);
+        Ok(())
+    }
+
+    /// Looks at what stands behind the object: a seal, or nothing in a file of upstream's.
+    fn check(mut self, key: &[u8], size: u64) -> Result<()> {
+        let mut tail = Vec::with_capacity(SEAL_BYTES + 1);
+        let limit = SEAL_BYTES as u64 + 1;
+        let read = Read::by_ref(&mut self.file).take(limit).read_to_end(&mut tail);
+        read.map_err(|error| {
+            Error::io(ErrorKind::Resource, "a file cannot be read", error).with("path", self.path)
+        })?;
+        let sum = self.sum.clone().finalize();
+        match tail.is_empty() || tail == seal(key, size, sum) {
+            true => Ok(()),
+            false => Err(self.wrong("the file holds something else")),
+        }
+    }
+
+    fn wrong(&self, text: &'static str) -> Error {
+        Error::new(ErrorKind::ChecksumMismatch, text).with("path", self.path)
+    }
+}
+
+/// A regular file; nothing else is waited for or followed.
+fn open(path: &str) -> Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file.and_then(|file| match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::from(io::ErrorKind::NotFound)),
+    });
+    file.map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::ObjectNotFound,
+            _ => ErrorKind::Resource,
+        };
+        Error::io(kind, "the file of the object cannot be opened", error).with("path", path)
+    })
+}
+
+/// Asks the master for its folder, and starts the writers if it is on this host.
+pub(super) fn begin_files(shared: &Arc<Shared>, deadline: Deadline) -> Result<()> {
+    let Ok(folder) = shared.calls.storage_directory(deadline) else { return Ok(()) };
+    if folder.is_empty() {
+        return Ok(());
+    }
+    if !shared.files.begin(folder.clone()) {
+        log::info!("objects are not written to files: the root of {folder} is not on this host");
+        return Ok(());
+    }
+    for _ in 0..limits::STORE_FILE_WRITERS {
+        let writer = Arc::clone(shared);
+        shared.files.queue.lock().writers += 1;
+        let started = crate::net::thread::spawn("mc-store-file", move || {
+            while let Some(job) = writer.files.next() {
+                writer.write_file(&job);
+                writer.files.done(&job);
+            }
+        });
+        if let Err(error) = started {
+            shared.files.queue.lock().writers -= 1;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Queues the value of an object that was put; false where it will not be written.
+    pub(super) fn queue_file(
+        &self,
+        key: &Key,
+        path: &str,
+        generation: u64,
+        ranges: &[Range],
+    ) -> bool {
+        let queued = self.try_queue(key, path, generation, ranges);
+        if !queued && self.files.is_here() {
+            self.metrics.file_writes_failed.inc();
+        }
+        queued
+    }
+
+    fn try_queue(&self, key: &Key, path: &str, generation: u64, ranges: &[Range]) -> bool {
+        let Ok(size) = usize::try_from(total(ranges)) else { return false };
+        if !self.files.has_room(size) {
+            return false;
+        }
+        let Ok(mut value) = zeroed(size) else { return false };
+        let mut rest = value.as_mut_slice();
+        for range in ranges {
+            let (part, after) = rest.split_at_mut(range.length);
+            if copy(*range, Range::of_mut(part)).is_err() {
+                return false;
+            }
+            rest = after;
+        }
+        let job = Job { key: key.clone(), path: path.to_owned(), generation, value };
+        self.files.submit(job).is_ok()
+    }
+
+    /// Writes one file and tells the master how it went.
+    fn write_file(&self, job: &Job) {
+        let deadline = Deadline::within(CALL_TIMEOUT);
+        if self.files.is_outdated(job) {
+            self.metrics.file_writes_failed.inc();
+            return;
+        }
+        if let Err(error) = self.files.write(job) {
+            let failed_before = self.metrics.file_writes_failed.inc();
+            if failed_before == 0 {
+                log::warn!("{} is not written: {error}; more are only counted", job.path);
+            }
+            let revoked = self.calls.revoke_file(&job.key, deadline);
+            if let Err(error) = revoked {
+                log::debug!("the file of {} was not revoked: {error}", shown(&job.key));
+            }
+            return;
+        }
+        if self.files.is_outdated(job) {
+            self.metrics.file_writes_failed.inc();
+            let _ = std::fs::remove_file(&job.path);
+            return;
+        }
+        match self.calls.put_end_file(&job.key, deadline) {
+            Ok(()) => {
+                self.metrics.file_writes.inc();
+            }
+            Err(error) => {
+                self.metrics.file_writes_failed.inc();
+                let is_answer = error.kind() != ErrorKind::MasterUnavailable;
+                if is_answer && job.generation != 0 {
+                    // The object is gone, and the path was its alone.
+                    let _ = std::fs::remove_file(&job.path);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Files without a client: whole or refused.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::pool::file::relative_path;
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("mc-files-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn tier(&self) -> FileTier {
+        let tier = FileTier::default();
+        assert!(tier.begin(format!("{}/cluster", self.0.display())));
+        tier
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn job(tier: &FileTier, key: &[u8], value: &[u8]) -> Job {
+    let path = format!("{}/{}", tier.folder.get().unwrap(), relative_path(key, 7));
+    Job { key: key.to_vec(), path, generation: 7, value: value.to_vec() }
+}
+
+fn read(tier: &FileTier, job: &Job, size: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    let (one, two) = bytes.split_at_mut(size / 3);
+    let target = [Range::of_mut(one), Range::of_mut(two)];
+    let deadline = Deadline::within(Duration::from_secs(60));
+    tier.read(&job.key, &job.path, size as u64, &target, deadline)?;
+    Ok(bytes)
+}
+
+fn kind<T>(result: Result<T>) -> ErrorKind {
+    result.err().map(|error| error.kind()).expect("an error")
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let folder = Folder::new("whole");
+    let tier = folder.tier();
+    for size in [1, 31, 4096, CHUNK_BYTES + 5, 3 * CHUNK_BYTES] {
+        let value: Vec<u8> = (0..size).map(|i| (i * 7) as u8).collect();
+        let job = job(&tier, format!("../k/{size}").as_bytes(), &value);
+        tier.write(&job).unwrap();
+        assert!(read(&tier, &job, size).unwrap() == value);
+        // Nothing else is left in the folder.
+        let inside = std::fs::read_dir(Path::new(&job.path).parent().unwrap()).unwrap();
+        assert!(inside.flatten().all(|e| !e.file_name().to_str().unwrap().contains(UNFINISHED)));
+    }
+}
+
+#[test]
+fn other_bytes_are_seen() {
+    let folder = Folder::new("broken");
+    let tier = folder.tier();
+    let job = job(&tier, b"k", b"hello world");
+    tier.write(&job).unwrap();
+    let whole = std::fs::read(&job.path).unwrap();
+    for at in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 4;
+        std::fs::write(&job.path, &changed).unwrap();
+        assert_eq!(kind(read(&tier, &job, 11)), ErrorKind::ChecksumMismatch, "byte {at}");
+    }
+    for end in (0..whole.len()).filter(|end| *end != 11) {
+        std::fs::write(&job.path, &whole[..end]).unwrap();
+        assert_eq!(kind(read(&tier, &job, 11)), ErrorKind::ChecksumMismatch, "{end} bytes");
+    }
+    // Upstream's writers put no seal.
+    std::fs::write(&job.path, &whole[..11]).unwrap();
+    assert_eq!(read(&tier, &job, 11).unwrap(), b"hello world");
+    // The file of another key.
+    std::fs::write(&job.path, &whole).unwrap();
+    let other = Job { key: b"l".to_vec(), ..job };
+    assert_eq!(kind(read(&tier, &other, 11)), ErrorKind::ChecksumMismatch);
+}
+
+#[test]
+fn only_files_below_the_folder_are_touched() {
+    let folder = Folder::new("outside");
+    let tier = folder.tier();
+    let good = job(&tier, b"k", b"x");
+    for path in ["/etc/passwd", &format!("{}/../x", tier.folder.get().unwrap())] {
+        let bad = Job { path: path.to_owned(), ..job(&tier, b"k", b"x") };
+        assert!(tier.write(&bad).is_err());
+        assert_eq!(kind(read(&tier, &bad, 1)), ErrorKind::Protocol);
+    }
+    assert_eq!(kind(read(&tier, &good, 1)), ErrorKind::ObjectNotFound);
+    // A folder, and a link, in place of the file.
+    std::fs::create_dir_all(&good.path).unwrap();
+    assert_eq!(kind(read(&tier, &good, 1)), ErrorKind::ObjectNotFound);
+    assert!(tier.write(&good).is_err());
+    std::fs::remove_dir(&good.path).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &good.path).unwrap();
+    assert_eq!(kind(read(&tier, &good, 1)), ErrorKind::Resource);
+    // A root that is not there is not made.
+    let absent = FileTier::default();
+    assert!(!absent.begin("/nowhere/at/all/cluster".to_owned()));
+    assert_eq!(kind(read(&absent, &good, 1)), ErrorKind::Unsupported);
+}
+
+#[test]
+fn what_waits_is_bounded_and_an_older_value_gives_way() {
+    let folder = Folder::new("queue");
+    let tier = folder.tier();
+    let small = |generation| Job { generation, ..job(&tier, b"k", b"x") };
+    assert!(tier.submit(small(1)).is_err(), "nobody writes");
+    tier.queue.lock().writers = 1;
+    assert!(tier.submit(small(1)).is_ok() && tier.submit(small(2)).is_ok());
+    assert!(tier.submit(small(0)).is_ok());
+    assert_eq!(tier.queue.lock().jobs.len(), 2);
+    assert_eq!(tier.queue.lock().bytes, 2);
+    assert!(tier.has_room(limits::STORE_FILE_QUEUE_BYTES_MAX - 2));
+    assert!(!tier.has_room(limits::STORE_FILE_QUEUE_BYTES_MAX - 1));
+    // Two of one key, of which the later one counts.
+    let first = tier.next().unwrap();
+    assert!(!tier.is_outdated(&small(2)) && tier.is_outdated(&small(1)));
+    tier.done(&first);
+    tier.begin_put(b"k", 9);
+    tier.begin_put(b"other", 9);
+    assert!(tier.is_outdated(&small(2)) && !tier.is_outdated(&small(9)));
+    assert_eq!(tier.queue.lock().keys.len(), 1);
+    // A writer that hangs is not waited for.
+    tier.finish(Duration::from_millis(1));
+    assert!(tier.queue.lock().jobs.is_empty());
+    assert!(tier.submit(small(1)).is_err());
+    assert!(tier.next().is_none());
+    tier.finish(Duration::from_secs(60));
+}
