@@ -69,6 +69,7 @@ def suites(tree, build, long):
         script("metadata", "tests/interop/metadata.py", 600),
         script("python", "tests/python/suite.py", 900),
         script("master", "tests/master/suite.py", 600),
+        script("examples", "tests/examples/suite.py", 600),
         script("readme", "tests/readme/suite.py", 120),
     ] + (only_long() if long else [])
 
