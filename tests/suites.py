@@ -70,6 +70,7 @@ def suites(tree, build, long):
         script("python", "tests/python/suite.py", 900),
         script("master", "tests/master/suite.py", 600),
         script("examples", "tests/examples/suite.py", 600),
+        script("guides", "tests/guides/suite.py", 600),
         script("readme", "tests/readme/suite.py", 120),
     ] + (only_long() if long else [])
 

@@ -5,7 +5,6 @@ The examples have fixed ports, as deployments do. So each runs in a network name
 can be in the way and nothing outside can help; without the right to make one they run as they are.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -18,24 +17,14 @@ import zlib
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tests"))
 
+from harness.own_network import prefix  # noqa: E402
 from harness.report import Failed, Report, expect  # noqa: E402
 
 SECONDS_MAX = 120
-OWN_NETWORK = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 # As in examples/stand_in/server.py; a test of one that asks the other would show nothing.
 BLOCK_CHARACTERS, BLOCK_BYTES, LAYERS = 16, 32 << 10, 2
 CITY = "San Francisco is a city that everybody has a song about"
 PRESIDENT = "Hello. I have a question. The president of the United States is"
-
-
-@functools.lru_cache(None)
-def prefix():
-    """What makes a network for a command, if this user may."""
-    try:
-        made = subprocess.run([*OWN_NETWORK, "true"], capture_output=True, check=False, timeout=20)
-    except OSError:
-        return []
-    return OWN_NETWORK if made.returncode == 0 else []
 
 
 def run(name, **extra):
