@@ -10,7 +10,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import common  # noqa: E402
 from harness.report import Report  # noqa: E402
 
-GROUPS = ("table", "signatures", "engine_calls", "store_calls", "connectors", "programs",
+GROUPS = ("table", "signatures", "imports", "engine_calls", "store_calls", "connectors", "programs",
           "proxy", "wheel")
 
 
