@@ -132,5 +132,7 @@ def only_long():
     lines = totals.Lines
     return [
         Suite("fuzz", [Step(["fuzz/run"], lines("fuzz"), 7200)], needs=["cargo"]),
+        Suite("bare_wheel", [Step([sys.executable, "-u", "tests/bare/wheel.py"],
+                                  lines("bare_wheel"), 7200)], needs=["cargo"]),
         Suite("bare", [Step(["tests/bare/run"], lines("bare"), 10800)], needs=["git"]),
     ]
