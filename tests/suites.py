@@ -73,6 +73,8 @@ def suites(tree, build, long):
         script("python", "tests/python/suite.py" + (" --long" if long else ""), 900, 3600, long),
         script("connectors", "tests/python/suite.py --connectors", 900),
         script("master", "tests/master/suite.py", 600),
+        script("examples", "tests/examples/suite.py", 600),
+        script("guides", "tests/guides/suite.py", 600),
         script("readme", "tests/readme/suite.py", 120),
     ] + (only_long() if long else [])
 
@@ -134,5 +136,7 @@ def only_long():
     lines = totals.Lines
     return [
         Suite("fuzz", [Step(["fuzz/run"], lines("fuzz"), 7200)], needs=["cargo"]),
+        Suite("bare_wheel", [Step([sys.executable, "-u", "tests/bare/wheel.py"],
+                                  lines("bare_wheel"), 7200)], needs=["cargo"]),
         Suite("bare", [Step(["tests/bare/run"], lines("bare"), 10800)], needs=["git"]),
     ]

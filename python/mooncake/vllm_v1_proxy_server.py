@@ -266,17 +266,34 @@ def arguments():
                                      description="A proxy for prefill and decode instances.")
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--prefill", nargs="*", default=[], metavar="URL")
-    parser.add_argument("--decode", nargs="*", default=[], metavar="URL")
+    # The second spelling is that of vllm-ascend's proxies.
+    for kind, actor in zip(KINDS, ("prefiller", "decoder")):
+        parser.add_argument(f"-{kind[0]}", f"--{kind}", nargs="*", default=[], metavar="URL")
+        parser.add_argument(f"--{actor}-hosts", nargs="*", default=[], metavar="HOST",
+                            dest=f"{kind}_hosts")
+        parser.add_argument(f"--{actor}-ports", nargs="*", type=int, default=[], metavar="PORT",
+                            dest=f"{kind}_ports")
+    parser.add_argument("--model", help="accepted; the instances know their model")
+    parser.add_argument("--scheduling", choices=["round_robin"], default="round_robin")
     return parser
+
+
+def instances(given: argparse.Namespace, kind: str) -> List[str]:
+    """The addresses of a kind, however they were given."""
+    hosts, ports = getattr(given, f"{kind}_hosts"), getattr(given, f"{kind}_ports")
+    if len(hosts) != len(ports):
+        raise ValueError(f"{len(hosts)} hosts and {len(ports)} ports of {kind} instances")
+    named = [f"[{host}]" if ":" in host and not host.startswith("[") else host for host in hosts]
+    listed: List[str] = getattr(given, kind)
+    return listed + [f"{host}:{port}" for host, port in zip(named, ports)]
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Serves until SIGTERM or SIGINT; the exit status."""
     given = arguments().parse_args(argv)
     try:
-        proxy = Proxy((given.host, given.port), given.prefill, given.decode,
-                      os.environ.get("ADMIN_API_KEY"))
+        proxy = Proxy((given.host, given.port), *(instances(given, kind) for kind in KINDS),
+                      admin_key=os.environ.get("ADMIN_API_KEY"))
     except (OSError, OverflowError, ValueError) as reason:
         print(f"cannot serve: {reason}", file=sys.stderr)
         return 1

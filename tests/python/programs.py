@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-from common import CHILD_SECONDS, OURS, TREE, Memory, engine, environment, equal, last, peer
+from common import CHILD_SECONDS, OURS, Memory, engine, environment, equal, last, peer
 from harness.ports import free_port
 from harness.report import Failed, expect
 from masters import Master
@@ -234,15 +234,5 @@ def a_peer_of_our_own_package():
         equal(made.send_probe(there.name), 0, f"probe {last()}")
 
 
-def example_of_a_pool():
-    """examples/pool as it is: master, service, a client of size 0."""
-    done = subprocess.run([str(TREE / "examples" / "pool" / "run")],
-                          env=dict(environment(OURS), PYTHON=sys.executable), text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, timeout=CHILD_SECONDS,
-                          check=False)
-    expect(done.returncode == 0, (done.stdout + done.stderr)[-400:])
-    expect("removed: 0" in done.stdout, done.stdout)
-
-
-TESTS = (example_of_a_pool, launchers_become_the_program, metadata_service, store_service, settings,
+TESTS = (launchers_become_the_program, metadata_service, store_service, settings,
          a_peer_of_our_own_package)

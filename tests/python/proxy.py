@@ -128,4 +128,27 @@ def pieces_come_as_they_are_made():
     decode.end()
 
 
-TESTS = (round_robin_and_instances_that_come_and_go, pieces_come_as_they_are_made)
+def flags_of_the_guides():
+    """The proxies of the guides for vLLM and vllm-ascend are started with these words."""
+    prefill, decode = Server(), Server()
+    for words in (
+            ("--model", "m", "--prefill", prefill.name, "--decode", decode.name, "--scheduling",
+             "round_robin"),
+            ("-p", f"http://{prefill.name}", "-d", f"http://{decode.name}"),
+            ("--prefiller-hosts", "127.0.0.1", "--prefiller-ports", prefill.name.split(":")[1],
+             "--decoder-hosts", "127.0.0.1", "--decoder-ports", decode.name.split(":")[1])):
+        port = free_port()
+        with Program("vllm_v1_proxy_server", "--host", "localhost", "--port", str(port),
+                     *words) as proxy:
+            until_served(proxy, f"http://127.0.0.1:{port}/status")
+            equal(completes(port)[0], 200, words)
+            equal(proxy.end(), 0, "SIGTERM")
+    with Program("vllm_v1_proxy_server", "--prefiller-hosts", "a", "b", "--prefiller-ports",
+                 "1") as wrong:
+        status, told = wrong.failed()
+        expect(status == 1 and "2 hosts and 1 ports of prefill" in told, f"{status} {told}")
+    prefill.end()
+    decode.end()
+
+
+TESTS = (flags_of_the_guides, round_robin_and_instances_that_come_and_go, pieces_come_as_they_are_made)

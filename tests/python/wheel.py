@@ -1,5 +1,8 @@
-"""The wheel: built from what cargo built, installed into an empty environment, and used there."""
+"""The wheel: built from what cargo built, installed into an empty environment, used there, and put in the place
+of upstream's and taken out of it again.
+"""
 
+import functools
 import os
 import pathlib
 import re
@@ -51,8 +54,10 @@ def run(command, **extra):
     return done.stdout
 
 
-def built(folder):
+@functools.lru_cache(None)
+def built():
     """A wheel of this tree, of the files that were built already."""
+    folder = KEPT.name
     try:
         run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder,
              "."], MOONCAKE_WHEEL_TARGET=str(pathlib.Path(library()).parent))
@@ -63,6 +68,24 @@ def built(folder):
     wheels = list(pathlib.Path(folder).glob("*.whl"))
     equal(len(wheels), 1, "wheels")
     return wheels[0]
+
+
+def pure_wheel(folder, name, version, files, needs=""):
+    """A small wheel as others publish them, made by hand."""
+    module = name.replace("-", "_")
+    info = f"{module}-{version}.dist-info"
+    tag = "py3-none-any"
+    files = dict(files)
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + \
+        (f"Requires-Dist: {needs}\n" if needs else "")
+    files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n"
+    path = pathlib.Path(folder) / f"{module}-{version}-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for place, text in files.items():
+            wheel.writestr(place, text)
+        wheel.writestr(f"{info}/RECORD", "".join(
+            f"{place},,\n" for place in [*files, f"{info}/RECORD"]))
+    return path
 
 
 def holds_what_it_should(path):
@@ -89,7 +112,7 @@ def holds_what_it_should(path):
 def installs_and_works():
     """An environment of its own with nothing in it but this wheel."""
     with tempfile.TemporaryDirectory() as folder:
-        path = built(folder)
+        path = built()
         holds_what_it_should(path)
         for version, interpreter in interpreters():
             place = os.path.join(folder, version)
@@ -115,4 +138,48 @@ def interpreters():
     return found + [(f"other{place}", path) for place, path in enumerate(others)]
 
 
-TESTS = (installs_and_works,)
+KEPT = tempfile.TemporaryDirectory()
+
+
+def swaps_and_swaps_back():
+    """With a dependant of upstream's distribution installed, which must stay content throughout. What stands for
+    upstream has its name, its version and one module."""
+    with tempfile.TemporaryDirectory() as folder:
+        place, shelf = os.path.join(folder, "place"), os.path.join(folder, "shelf")
+        os.mkdir(shelf)
+        pure_wheel(shelf, "mooncake-transfer-engine", "0.3.7.post2",
+                   {"mooncake/__init__.py": "", "mooncake/engine.py": "UPSTREAM = True\n",
+                    "mooncake/only_upstream.py": ""})
+        pure_wheel(shelf, "serving-engine", "1.0", {"serving_engine.py": "import mooncake.engine\n"},
+                   "mooncake-transfer-engine>=0.3.7")
+        pure_wheel(shelf, "strict-engine", "1.0", {"strict_engine.py": "import mooncake.engine\n"},
+                   "mooncake-transfer-engine==0.3.7.post2")
+        run([sys.executable, "-m", "venv", "--without-pip", place])
+        python = os.path.join(place, "bin", "python")
+        pip = [sys.executable, "-m", "pip", "--python", python]
+        look = ("import importlib.util, importlib.metadata as m, serving_engine, mooncake.engine as e; "
+                "print(hasattr(e, 'UPSTREAM'), importlib.util.find_spec('mooncake.only_upstream') is "
+                "not None, m.version('mooncake-transfer-engine'))")
+
+        def state():
+            run([*pip, "check"])
+            return run([python, "-c", look]).split()
+
+        shelved = ["--quiet", "--no-index", "--find-links", shelf]
+        run([*pip, "install", *shelved, "serving-engine", "strict-engine"])
+        equal(state(), ["True", "True", "0.3.7.post2"], "upstream")
+        run([*pip, "install", "--quiet", "--no-index", "--no-deps", str(built())])
+        found = state()
+        equal(found[:2], ["False", "False"], "ours")
+        expect(found[2].startswith("0.3.7.post2+libmooncake."), found[2])
+        # Somebody installs another dependant meanwhile: ours is enough for it.
+        run([*pip, "install", *shelved, "serving-engine", "strict-engine"])
+        equal(state(), found, "still ours")
+        run([*pip, "install", *shelved, "--force-reinstall", "--no-deps",
+             "mooncake-transfer-engine==0.3.7.post2"])
+        equal(state(), ["True", "True", "0.3.7.post2"], "upstream again")
+        left = [path.name for path in pathlib.Path(place).rglob("libmooncake.so")]
+        equal(left, [], "left behind")
+
+
+TESTS = (installs_and_works, swaps_and_swaps_back)

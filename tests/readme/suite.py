@@ -21,7 +21,7 @@ from harness.report import Report, Skip, expect  # noqa: E402
 WORK = TREE / "build" / "readme"
 SECONDS_MAX = 60
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "tests/README.md",
-         "fuzz/README.md"]
+         "fuzz/README.md", "examples/*.md", "examples/*/README.md"]
 
 
 def blocks(text, language):
