@@ -308,11 +308,13 @@ impl Journal {
     /// Replaces snapshot and logs by new ones, while the index goes on changing; from one thread.
     ///
     /// # Errors
-    /// The new snapshot cannot be written. The old one and all logs are still there and good.
+    /// The new snapshot cannot be written. The old one and all logs are still there and good,
+    /// unless what was under way could not be written either: then the journal is given up.
     pub fn compact(&self, state: &State, now: Instant) -> Result<()> {
         let number = {
             let mut output = self.output.lock();
-            self.write_pending(&mut output)?;
+            // Records that are lost here are lost for good, and a log with a hole tells lies.
+            self.write_pending(&mut output).inspect_err(|error| self.give_up(error))?;
             let number = output.number + 1;
             let path = self.folder.join(name(Kind::Log, number));
             let mut log = File::create(&path).map_err(|e| failed("cannot be begun", &path, e))?;

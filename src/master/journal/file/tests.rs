@@ -239,6 +239,42 @@ fn a_journal_that_cannot_be_written_is_deleted_and_the_service_goes_on() {
 }
 
 #[test]
+fn a_disk_that_is_full_when_a_new_log_begins_leaves_no_hole() {
+    let folder = Folder::new("full-compact");
+    let (journal, state, _) = start(&folder.0);
+    mount(&state);
+    put(&state, 1);
+    journal.flush();
+    journal.output.lock().log = Some(fs::File::create("/dev/full").unwrap());
+    // This one waits for the next write, which is that of the compaction.
+    put(&state, 2);
+    assert!(journal.compact(&state, Instant::now()).is_err());
+    assert!(!journal.is_alive());
+    assert_eq!(names(&folder.0), []);
+    drop((journal, state));
+    assert_eq!(Journal::open(&folder.0, false).unwrap().1, Image::default());
+}
+
+#[test]
+fn without_room_for_a_snapshot_the_logs_go_on() {
+    let folder = Folder::new("full-snapshot");
+    let (journal, state, _) = start(&folder.0);
+    mount(&state);
+    put(&state, 1);
+    journal.flush();
+    // Where the snapshot is to be written stands something else.
+    let number = journal.output.lock().number + 1;
+    fs::create_dir(folder.0.join(format!("snapshot.{number}.new"))).unwrap();
+    assert!(journal.compact(&state, Instant::now()).is_err());
+    assert!(journal.is_alive());
+    put(&state, 2);
+    journal.flush();
+    drop((journal, state));
+    fs::remove_dir(folder.0.join(format!("snapshot.{number}.new"))).unwrap();
+    assert_eq!(Journal::open(&folder.0, false).unwrap().1.objects.len(), 2);
+}
+
+#[test]
 fn a_folder_has_one_master() {
     let folder = Folder::new("lock");
     let (journal, _) = Journal::open(&folder.0, true).unwrap();
