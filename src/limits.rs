@@ -312,3 +312,23 @@ pub const CUSTOM_TOPOLOGY_BYTES_MAX: usize = OPAQUE_MEMBER_BYTES_MAX;
 
 const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);
+
+/// The number of a master's life in milliseconds since 1970: the year 2248. Generations of objects
+/// begin with it, shifted by 20 bits, and stay below 2^63.
+pub const MASTER_LIFE_MAX: u64 = 1 << 43;
+/// Lease of an elected master: etcd's own limits are of the order of its elections (two seconds)
+/// at the lower end; at the upper end a fail-over takes as long.
+pub const ELECTION_LEASE_MIN: Duration = Duration::from_secs(2);
+/// See [`ELECTION_LEASE_MIN`].
+pub const ELECTION_LEASE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait of an ending master for the ends of puts that it has granted. Supervisors kill
+/// after ten seconds or more.
+pub const MASTER_DRAIN_PUTS: Duration = Duration::from_secs(5);
+/// Longest question for the leader on behalf of a store client. Closing the client may have to
+/// wait for one.
+pub const LEADER_LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Pause between two questions for the leader while the known one does not answer.
+pub const LEADER_LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Names of clients that are gone and whose metadata is about to be removed: more than the segments
+/// of a rack that fails at once.
+pub const CLEANUP_NAMES_MAX: usize = 4096;
