@@ -124,6 +124,11 @@ fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
     }
     let deadline = Deadline::within(REMOUNT_TIMEOUT);
     shared.metrics.remounts.inc();
+    if master_life.is_none() {
+        // A master of upstream takes the memory for empty and gives it to others; what is in it
+        // must not be told to a native one that may come later.
+        shared.held.lock().leave();
+    }
     shared.calls.remount(shared.own.segments(), deadline)?;
     let Some(master_life) = master_life else { return Ok(()) };
     let parts = {

@@ -47,6 +47,12 @@ impl Held {
         self.acknowledged = 0;
     }
 
+    /// The segments are given to a master that keeps no such list.
+    pub(super) fn leave(&mut self) {
+        self.forget();
+        self.master_life = None;
+    }
+
     /// Takes news in.
     pub(super) fn take(&mut self, events: Vec<SegmentEvent>, last: u64) {
         for event in events {
@@ -145,6 +151,16 @@ mod tests {
         assert_eq!((held.acknowledged(), held.len()), (0, 1));
         held.forget();
         assert_eq!(held.len(), 0);
+    }
+
+    #[test]
+    fn nothing_is_told_of_a_time_under_another_kind_of_master() {
+        let mut held = Held::default();
+        held.meet(1);
+        held.take(vec![SegmentEvent::Completed(object(64, 1))], 40);
+        held.leave();
+        assert_eq!((held.len(), held.acknowledged(), held.master_life()), (0, 0, None));
+        assert!(held.report().is_empty());
     }
 
     #[test]
