@@ -68,6 +68,7 @@ def suites(tree, build, long):
         script("namespaces", "tests/namespaces/suite.py", 600, 3600, long),
         script("metadata", "tests/interop/metadata.py", 600),
         script("python", "tests/python/suite.py", 900),
+        script("ha", "tests/store/ha_suite.py", 300),
         script("master", "tests/master/suite.py", 600),
         script("readme", "tests/readme/suite.py", 120),
     ] + (only_long() if long else [])

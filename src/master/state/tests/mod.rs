@@ -1,5 +1,6 @@
 //! Tests of the index: rules one by one, a naive model, restarts, eviction, memory.
 
+mod elected;
 mod evicting;
 mod model;
 mod restarts;
