@@ -66,8 +66,12 @@ impl Held {
         self.acknowledged = self.acknowledged.max(last);
     }
 
-    /// An object was completed. Of two claims to one address the later put is right.
+    /// An object was completed. Of two claims to one address the later put is right. Nothing is
+    /// taken from a put that ends after the segments went to a master without such a list.
     pub(super) fn add(&mut self, object: HeldObject) {
+        if self.master_life.is_none() {
+            return;
+        }
         let place = (object.segment, object.address);
         let is_newer =
             self.objects.get(&place).is_none_or(|held| held.generation <= object.generation);
@@ -135,6 +139,7 @@ mod tests {
     #[test]
     fn an_older_claim_does_not_replace_a_newer_one() {
         let mut held = Held::default();
+        held.meet(1);
         held.add(object(64, 9));
         held.add(object(64, 8));
         assert_eq!(held.report()[0][0].generation, 9);
@@ -159,6 +164,7 @@ mod tests {
         held.meet(1);
         held.take(vec![SegmentEvent::Completed(object(64, 1))], 40);
         held.leave();
+        held.add(object(128, 2));
         assert_eq!((held.len(), held.acknowledged(), held.master_life()), (0, 0, None));
         assert!(held.report().is_empty());
     }
@@ -166,6 +172,7 @@ mod tests {
     #[test]
     fn reports_come_in_parts() {
         let mut held = Held::default();
+        held.meet(1);
         let count = limits::STORE_KEYS_PER_CALL_MAX as u64 + 1;
         for generation in 0..count {
             held.add(object(64 * (generation + 1), generation));
