@@ -35,14 +35,6 @@ SIDE_BY_SIDE = 6
 OBJECTS = 200
 
 
-def reserve():
-    """A port that nobody else is given while the socket lives, although nobody listens there yet."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    return holder, holder.getsockname()[1]
-
-
 class Group:
     """The masters of one test, which share a name in etcd."""
 
@@ -101,10 +93,6 @@ class Member(masters.Master):
         if kind == "ours":
             flags = {"ha_lease_ttl_sec": LEASE_SECONDS, "enable_journal": "false", **flags}
         super().__init__(kind, **flags)
-        # A standby does not listen, so the port would be free for the masters of other tests.
-        self.reserved = [reserve(), reserve()]
-        (_, self.port), (_, self.http_port) = self.reserved
-        self.address = f"127.0.0.1:{self.port}"
 
     def start(self):
         masters.LOGS.mkdir(parents=True, exist_ok=True)
@@ -132,8 +120,6 @@ class Member(masters.Master):
         if self.process is not None and self.process.poll() is None:
             self.signal(signal.SIGCONT)
         super().kill()
-        for holder, _ in self.reserved:
-            holder.close()
 
     def wait(self, seconds=15):
         """The status with which it ends by itself."""
