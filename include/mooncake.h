@@ -1046,7 +1046,10 @@ typedef struct mc_store_options_t {
     const char *protocol;
     /** Adapters to use, separated by commas; default: all. */
     const char *device_name;
-    /** Address of the master, "host:port", or several separated by commas; needed. */
+    /**
+     * Address of the master, "host:port", several separated by commas, or
+     * "etcd://host:port;host:port", where the elected one is found; needed.
+     */
     const char *master_server_address;
     /** Memory given to the pool; default: none. */
     uint64_t global_segment_bytes;

@@ -364,3 +364,22 @@ pub const SHM_FOREIGN_MAX: usize = 4096;
 pub const SHM_LIVES_MAX: usize = 4096;
 
 const _: () = assert!(SHM_BLOCKS_PER_CALL <= IOV_MAX);
+/// The number of a master's life in milliseconds since 1970: the year 2248. Generations of objects
+/// begin with it, shifted by 20 bits, and stay below 2^63.
+pub const MASTER_LIFE_MAX: u64 = 1 << 43;
+/// Lease of an elected master: etcd's own limits are of the order of its elections (two seconds)
+/// at the lower end; at the upper end a fail-over takes as long.
+pub const ELECTION_LEASE_MIN: Duration = Duration::from_secs(2);
+/// See [`ELECTION_LEASE_MIN`].
+pub const ELECTION_LEASE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait of an ending master for the ends of puts that it has granted. Supervisors kill
+/// after ten seconds or more.
+pub const MASTER_DRAIN_PUTS: Duration = Duration::from_secs(5);
+/// Longest question for the leader on behalf of a store client. Closing the client may have to
+/// wait for one.
+pub const LEADER_LOOK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Pause between two questions for the leader while the known one does not answer.
+pub const LEADER_LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Names of clients that are gone and whose metadata is about to be removed: more than the segments
+/// of a rack that fails at once.
+pub const CLEANUP_NAMES_MAX: usize = 4096;

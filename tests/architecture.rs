@@ -28,8 +28,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "store",
         &[
-            "config", "engine", "error", "json", "limits", "memory", "metrics", "net", "pool",
-            "rpc", "time",
+            "config", "engine", "error", "json", "limits", "memory", "metadata", "metrics", "net",
+            "pool", "rpc", "time",
         ],
     ),
     (

@@ -7,6 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mooncake::pool::identity::{ClientId, SegmentId, Uuid};
+use mooncake::pool::object::{PutItem, PutOptions};
+use mooncake::pool::replica::ReplicaKind;
+use mooncake::pool::segment::Segment;
+use mooncake::rpc::client::{ClientOptions, MasterClient};
+use mooncake::rpc::message::{Call, Reply};
+use mooncake::time::Deadline;
+
 const MASTER: &str = env!("CARGO_BIN_EXE_mooncake_master");
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -78,6 +86,17 @@ impl Running {
 
     fn port(&self) -> u16 {
         self.setting("rpc_port").parse().unwrap()
+    }
+
+    /// Of the line that follows the start line.
+    fn metadata_port(&mut self) -> u16 {
+        loop {
+            let mut line = String::new();
+            assert!(self.errors.read_line(&mut line).unwrap() > 0, "it ended");
+            if let Some((_, port)) = line.split_once("HTTP metadata server started on port ") {
+                return port.trim().parse().unwrap();
+            }
+        }
     }
 
     fn metrics_port(&self) -> u16 {
@@ -291,4 +310,116 @@ fn two_masters_do_not_share_a_journal() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("another master"), "{text}");
+}
+
+const OWNER: ClientId = ClientId(Uuid { first: 1, second: 2 });
+
+/// A client of the master that has mounted a segment of that name.
+fn mounted(master: &Running, name: &str) -> MasterClient {
+    let address = format!("127.0.0.1:{}", master.port());
+    let client = MasterClient::new(ClientOptions::new(address)).unwrap();
+    let segment = Segment {
+        id: SegmentId(Uuid { first: 3, second: 4 }),
+        name: name.to_owned(),
+        base: 1 << 40,
+        size: 64 << 20,
+        endpoint: "127.0.0.1:1".to_owned(),
+        protocol: "tcp".to_owned(),
+    };
+    let Reply::Done(Ok(())) = call(&client, &Call::Mount(segment, OWNER)) else { panic!() };
+    client
+}
+
+fn call(client: &MasterClient, call: &Call) -> Reply {
+    client.call(call, Deadline::within(LONGEST)).unwrap()
+}
+
+fn put_start(client: &MasterClient, key: &[u8]) -> Reply {
+    let item = PutItem { key: key.to_vec(), slices: vec![100] };
+    call(client, &Call::PutStart(Some(OWNER), item, PutOptions::default()))
+}
+
+#[test]
+fn a_put_that_was_granted_may_end_before_the_master_does() {
+    let mut running = start(command(&["--port=0", "--metrics_port=0"]));
+    let client = mounted(&running, "h");
+    assert!(matches!(put_start(&client, b"early"), Reply::Granted(Ok(_))));
+    running.signal("-TERM");
+    let end = Instant::now() + LONGEST;
+    // Until the signal has arrived puts are granted, and these must end, too.
+    let mut late = Vec::new();
+    while let Reply::Granted(Ok(_)) = put_start(&client, &late.len().to_le_bytes()) {
+        late.push(late.len().to_le_bytes().to_vec());
+        assert!(Instant::now() < end, "it goes on granting");
+    }
+    assert!(running.child.try_wait().unwrap().is_none(), "it waits");
+    late.push(b"early".to_vec());
+    for key in late {
+        let ended = call(&client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory));
+        assert!(matches!(ended, Reply::Done(Ok(()))), "{ended:?}");
+    }
+    assert!(running.end().success());
+}
+
+#[test]
+fn a_put_that_never_ends_does_not_keep_it() {
+    let mut running = start(command(&["--port=0", "--metrics_port=0"]));
+    let client = mounted(&running, "h");
+    assert!(matches!(put_start(&client, b"k"), Reply::Granted(Ok(_))));
+    running.signal("-TERM");
+    assert!(running.end().success());
+}
+
+/// Status of a request to the metadata server.
+fn metadata(port: u16, method: &str, key: &str) -> u16 {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let body = if method == "PUT" { "{}" } else { "" };
+    write!(
+        stream,
+        "{method} /metadata?key={key} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn metadata_of_a_client_that_is_gone_is_removed_where_that_is_asked_for() {
+    const KEYS: [&str; 3] =
+        ["mooncake%2Fram%2Fh%3A1", "mooncake%2Frpc_meta%2Fh%3A1", "mooncake%2Fram%2Fh%3A2"];
+    for is_asked_for in [true, false] {
+        let flag = format!("--enable_metadata_cleanup_on_timeout={is_asked_for}");
+        let mut running = start(command(&[
+            "--port=0",
+            "--metrics_port=0",
+            "--client_ttl=1",
+            "--enable_http_metadata_server",
+            "--http_metadata_server_port=0",
+            &flag,
+        ]));
+        // Of the port that the system chose, the line behind the start line tells.
+        let port = running.metadata_port();
+        for key in KEYS {
+            assert_eq!(metadata(port, "PUT", key), 200);
+        }
+        let client = mounted(&running, "h:1");
+        let gone = "mooncake_master_expired_clients_total 1";
+        let end = Instant::now() + LONGEST;
+        while !get("127.0.0.1", running.metrics_port(), "/metrics").contains(gone) {
+            assert!(Instant::now() < end, "the client is not given up");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let expected = if is_asked_for { 404 } else { 200 };
+        for key in &KEYS[..2] {
+            while metadata(port, "GET", key) != expected {
+                assert!(Instant::now() < end, "{key} is still there");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        assert_eq!(metadata(port, "GET", KEYS[2]), 200, "of another one");
+        client.close();
+    }
 }

@@ -27,7 +27,8 @@ struct Flags {
 
 #[derive(Args)]
 struct Client {
-    /// Address of the master, "host:port"; several are separated by commas
+    /// Address of the master, "host:port"; several are separated by commas; or
+    /// "etcd://host:port;host:port", where the elected one is found
     #[arg(long, value_name = "ADDRESS", global = true)]
     master: Option<String>,
     /// Name of this client, "host" or "host:port"; peers reach it under this host

@@ -1,7 +1,8 @@
 //! `mooncake_master`: the master of the store, with upstream's flags, pages and lines of output.
 //!
-//! Ends with status 0 on SIGTERM and SIGINT after answering what is under way; a second signal ends
-//! it at once. Status 1 where it cannot start, with one line that says why.
+//! With `--enable_ha` it stands by until it is elected. Ends with status 0 on SIGTERM and SIGINT
+//! after answering what is under way; a second signal ends it at once. Status 1 where it cannot
+//! start, or cannot serve once it is elected, with one line that says why.
 
 #[path = "support/glog.rs"]
 mod glog;
@@ -112,13 +113,21 @@ fn run(mut values: Values) -> Result<()> {
     }
     // Before any thread is there, so that no signal is missed.
     let ends = Ends::new()?;
-    let mut process = Process::start(&config)?;
+    let mut process = Process::start(&config, ends.alarm())?;
     info!("{}", start_line(&config, &values, &process));
     info!("HTTP metrics server started on port {}", process.metrics_port());
     if let Some(port) = process.metadata_port() {
         info!("HTTP metadata server started on port {port}");
     }
+    match &config.candidacy {
+        Some(candidacy) => info!("standing by to serve at {}", candidacy.address),
+        None => {}
+    }
     ends.wait();
+    if let Some(error) = process.failure() {
+        process.stop();
+        return Err(error);
+    }
     info!("ending: new puts are refused, calls under way are answered");
     process.stop();
     Ok(())
@@ -140,6 +149,12 @@ impl Ends {
             flag::register(signal, Arc::clone(&seen)).map_err(failed)?;
         }
         signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map(Ends).map_err(failed)
+    }
+
+    /// Ends the wait without a signal.
+    fn alarm(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let handle = self.0.handle();
+        Arc::new(move || handle.close())
     }
 
     fn wait(mut self) {

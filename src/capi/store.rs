@@ -48,7 +48,8 @@ pub struct mc_store_options_t {
     pub protocol: *const c_char,
     /// Adapters to use, separated by commas; default: all.
     pub device_name: *const c_char,
-    /// Address of the master, "host:port", or several separated by commas; needed.
+    /// Address of the master, "host:port", several separated by commas, or
+    /// "etcd://host:port;host:port", where the elected one is found; needed.
     pub master_server_address: *const c_char,
     /// Memory given to the pool; default: none.
     pub global_segment_bytes: u64,

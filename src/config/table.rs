@@ -254,6 +254,9 @@ settings! {
         /// Longest time to connect to the master of the store.
         store_master_connect_timeout_ms: u32 = 2000 => timeout_ms(),
             [v13("MC_RPC_CONNECT_TIMEOUT_MS")], Used;
+        /// Name of the group of masters of which one is elected, where the master is given as
+        /// `etcd://host:port;host:port`.
+        store_cluster_id: String = "mooncake".to_owned() => NAME, [v7("MC_STORE_CLUSTER_ID")], Used;
         /// Copy bytes inside the process instead of sending them through a transport.
         store_memcpy: bool = true => Bool, [v7("MC_STORE_MEMCPY")], Used;
         /// Longest segment that is mounted in one piece.
@@ -460,7 +463,6 @@ pub static NAMES_WITHOUT_EFFECT: &[NamesWithoutEffect] = &[
     },
     NamesWithoutEffect {
         names: &[
-            "MC_STORE_CLUSTER_ID",
             "MC_STORE_LOCAL_HOT_*",
             "MC_STORE_NUMA_SOCKET_ID",
             "MC_STORE_REPLICA_SCORING",

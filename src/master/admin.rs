@@ -13,8 +13,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::{header, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, MethodRouter};
 use axum::Router;
@@ -49,9 +50,7 @@ impl Pages {
 
 /// The pages as a router that other servers can merge.
 pub fn router(pages: Pages) -> Router {
-    Router::new()
-        .route("/metrics", only_get(get(metrics)))
-        .route("/metrics/summary", only_get(get(summary_line)))
+    let of_the_index = Router::new()
         .route("/get_all_keys", only_get(get(all_keys)))
         .route("/get_all_segments", only_get(get(all_segments)))
         .route("/query_segment", only_get(get(query_segment)))
@@ -60,13 +59,42 @@ pub fn router(pages: Pages) -> Router {
         .route("/get_segments_detail", only_get(get(segments_detail)))
         .route("/api/v1/segments/status", only_get(get(segment_status)))
         .route("/api/v1/remove_all", post(remove_all).fallback(unknown))
+        .route_layer(axum::middleware::from_fn_with_state(pages.clone(), only_leader));
+    Router::new()
+        .route("/metrics", only_get(get(metrics)))
+        .route("/metrics/summary", only_get(get(summary_line)))
+        // Of a standby, too: it is well, and who restarts it for not leading does harm.
         .route("/health", only_get(get(|| async { plain("OK") })))
-        // Nobody is elected: the one master leads, and no address is agreed upon.
-        .route("/role", only_get(get(|| async { plain("leader") })))
-        .route("/ha_status", only_get(get(|| async { plain("serving") })))
+        .route("/role", only_get(get(role)))
+        .route("/ha_status", only_get(get(ha_status)))
         .route("/leader", only_get(get(leader)))
+        .merge(of_the_index)
         .fallback(unknown)
         .with_state(pages)
+}
+
+/// An index that does not lead knows nothing, which must not look like an empty pool.
+async fn only_leader(State(pages): State<Pages>, request: Request, next: Next) -> Response {
+    let standing = pages.sources.view.standing();
+    if standing.leads {
+        return next.run(request).await;
+    }
+    let text = match standing.leader {
+        Some(address) => format!("this master stands by; the leader is {address}\n"),
+        None => "this master stands by; nobody leads at present\n".to_owned(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, PLAIN)], text).into_response()
+}
+
+async fn role(State(pages): State<Pages>) -> Response {
+    plain(if pages.sources.view.standing().leads { "leader" } else { "standby" })
+}
+
+async fn ha_status(State(pages): State<Pages>) -> Response {
+    let standing = pages.sources.view.standing();
+    // Whose lease has just ended is about to say so.
+    let is_late = standing.state == "serving" && !standing.leads;
+    plain(if is_late { "standby" } else { standing.state })
 }
 
 /// Upstream knows neither HEAD nor a status for methods.
@@ -88,8 +116,16 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body.to_string()).into_response()
 }
 
-async fn leader() -> Response {
-    let body = serde_json::json!({"present": false, "leader_address": null, "view_version": null});
+async fn leader(State(pages): State<Pages>) -> Response {
+    let view = &pages.sources.view;
+    let standing = view.standing();
+    // A standby does not keep the version, which means something to nobody but the leader.
+    let version = (standing.elects && standing.leads).then(|| view.figures().view_version);
+    let body = serde_json::json!({
+        "present": standing.leader.is_some(),
+        "leader_address": standing.leader,
+        "view_version": version,
+    });
     json(StatusCode::OK, &body)
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::flags::{Origin, Values};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use crate::net::address::{join_host_port, parse_metadata, MetadataAddress};
 
 pub use file::apply_file;
 
@@ -54,6 +55,19 @@ pub enum Journal {
     Default(PathBuf),
     /// Chosen: it must work.
     At(PathBuf),
+}
+
+/// What a master needs to be elected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidacy {
+    /// etcd, `host:port` each.
+    pub endpoints: Vec<String>,
+    /// Name of the group of masters.
+    pub cluster: String,
+    /// What clients and the other masters read: `host:port`.
+    pub address: String,
+    /// Length of the lease.
+    pub lease: Duration,
 }
 
 /// Everything the master is told.
@@ -103,6 +117,14 @@ pub struct MasterConfig {
     pub cluster_id: String,
     /// The journal.
     pub journal: Journal,
+    /// One of several, of which one serves.
+    pub candidacy: Option<Candidacy>,
+    /// Take away what clients that are gone left in their metadata service.
+    pub clean_metadata: bool,
+    /// That service, where it is not the one of this process.
+    pub metadata_service: Option<MetadataAddress>,
+    /// Part of the keys there.
+    pub metadata_cluster: String,
     /// What should be logged at the start.
     pub warnings: Vec<String>,
 }
@@ -130,7 +152,7 @@ impl MasterConfig {
         let threads = threads.min(limits::RPC_THREADS_MAX);
         let silent = at_least(values, "rpc_conn_timeout_seconds", 0)?;
         check_dialects(values)?;
-        check_election(values)?;
+        let candidacy = candidacy(values, host, &rpc, &mut warnings)?;
         let memory_allocator = values.written("memory_allocator");
         match memory_allocator {
             "offset" => {}
@@ -165,9 +187,20 @@ impl MasterConfig {
             true => Some(listen(values, "http_metadata_server_host", "http_metadata_server_port")?),
             false => None,
         };
+        let metadata_service = metadata_service(values, host, &mut warnings)?;
         let file = values.written("http_metadata_server_file");
         let config = MasterConfig {
-            journal: journal(values, host, &cluster_id, rpc.port),
+            journal: match (journal(values, host, &cluster_id, rpc.port), &candidacy) {
+                // Another master may have led since it was written.
+                (Journal::At(folder) | Journal::Default(folder), Some(_)) => {
+                    Journal::Off(Some(folder))
+                }
+                (journal, _) => journal,
+            },
+            candidacy,
+            clean_metadata: values.bool("enable_metadata_cleanup_on_timeout"),
+            metadata_service,
+            metadata_cluster: (host.variable)("MC_METADATA_CLUSTER_ID").unwrap_or_default(),
             rpc,
             threads,
             no_delay: values.bool("rpc_enable_tcp_no_delay"),
@@ -310,16 +343,88 @@ fn check_dialects(values: &Values) -> Result<()> {
     Ok(())
 }
 
-/// Refused rather than ignored: a second master that serves beside the first would split the pool.
-fn check_election(values: &Values) -> Result<()> {
+/// What `--enable_ha` asks for.
+fn candidacy(
+    values: &Values,
+    host: &Host,
+    rpc: &Listen,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Candidacy>> {
     if !values.bool("enable_ha") {
-        return Ok(());
+        return Ok(None);
     }
-    if values.written("etcd_endpoints").is_empty() {
+    let written = values.written("etcd_endpoints");
+    if written.trim().is_empty() {
         return Err(refuse(values, "enable_ha", "needs --etcd_endpoints"));
     }
-    Err(refuse(values, "enable_ha", "cannot be served: this version does not elect leaders yet"))
+    let wrong = |why| refuse(values, "etcd_endpoints", why);
+    let endpoints = match parse_metadata(written) {
+        Ok(MetadataAddress::Etcd(endpoints)) => endpoints,
+        // One endpoint as a URL.
+        Ok(MetadataAddress::Http(url)) => vec![url],
+        _ => return Err(wrong("is no list of etcd endpoints: host:port;host:port")),
+    };
+    if rpc.port == 0 {
+        return Err(refuse(values, "enable_ha", "needs a port in --rpc_port"));
+    }
+    if rpc.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        warnings.push(format!(
+            "--rpc_address={} is what clients are told when this master leads, and no other host \
+             reaches it there",
+            rpc.host
+        ));
+    }
+    for flag in ["data_dir", "enable_journal"] {
+        if values.origin(flag) > Origin::Default {
+            warnings.push(format!(
+                "--{flag} has no effect with --enable_ha: the next leader hears from the clients \
+                 what they hold"
+            ));
+        }
+    }
+    let lease = seconds_of(values, "ha_lease_ttl_sec");
+    if !(limits::ELECTION_LEASE_MIN..=limits::ELECTION_LEASE_MAX).contains(&lease) {
+        return Err(refuse(values, "ha_lease_ttl_sec", "is not between 2 and 60"));
+    }
+    // As upstream 0.3.7, whose masters and clients do not look at --cluster_id for this.
+    let cluster = (host.variable)(CLUSTER_VARIABLE).filter(|name| !name.trim().is_empty());
+    let cluster = cluster.unwrap_or_else(|| CLUSTER_DEFAULT.to_owned());
+    let address = join_host_port(&rpc.host, rpc.port);
+    Ok(Some(Candidacy { endpoints, cluster, address, lease }))
 }
+
+/// Name of the group of masters, upstream's variable and default.
+pub const CLUSTER_VARIABLE: &str = "MC_STORE_CLUSTER_ID";
+/// See [`CLUSTER_VARIABLE`].
+pub const CLUSTER_DEFAULT: &str = "mooncake";
+
+/// Where clients keep their metadata if not in this process, as upstream finds it.
+fn metadata_service(
+    values: &Values,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) -> Result<Option<MetadataAddress>> {
+    if !values.bool("enable_metadata_cleanup_on_timeout")
+        || values.bool("enable_http_metadata_server")
+    {
+        return Ok(None);
+    }
+    let written = (host.variable)(METADATA_VARIABLE).unwrap_or_default();
+    match written.trim() {
+        "" => warnings.push(format!(
+            "--enable_metadata_cleanup_on_timeout has no effect: neither \
+             --enable_http_metadata_server nor {METADATA_VARIABLE} is given"
+        )),
+        written => {
+            let address = parse_metadata(written);
+            return address.map(Some).map_err(|error| error.with("variable", METADATA_VARIABLE));
+        }
+    }
+    Ok(None)
+}
+
+/// The metadata service of clients, upstream's name.
+const METADATA_VARIABLE: &str = "MOONCAKE_TE_META_DATA_SERVER";
 
 fn journal(values: &Values, host: &Host, cluster: &str, port: u16) -> Journal {
     let chosen = values.written("data_dir");

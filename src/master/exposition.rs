@@ -13,7 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::latency::{Latencies, BOUNDS_US};
+use super::latency::BOUNDS_US;
 use super::state::{Operation, VALUE_SIZE_BOUNDS};
 use super::view::{Figures, SegmentView, View};
 use crate::rpc::message::Method;
@@ -39,8 +39,6 @@ const BATCHED: &[Operation] = &[
 pub struct Sources {
     /// The index.
     pub view: Arc<dyn View>,
-    /// Times of calls.
-    pub latencies: Arc<Latencies>,
     /// What the shared folder is said to hold; absent without one.
     pub file_capacity: Option<u64>,
     /// Counters of the server of calls.
@@ -73,6 +71,7 @@ impl Collector for Sources {
         let segments = self.view.segments();
         let mut page = Page { encoder: &mut encoder };
         page.gauges(&figures, self.file_capacity)?;
+        page.standing(&*self.view, &figures)?;
         page.segments(&segments)?;
         let (sizes, sum) = self.view.value_sizes();
         page.histogram("master_value_size_bytes", "Sizes of objects", sum, &sizes)?;
@@ -92,7 +91,7 @@ impl Collector for Sources {
             }
         }
         page.evictions(&figures)?;
-        page.latencies(&self.latencies)?;
+        page.latencies(&*self.view)?;
         for (name, help, value) in (self.extras)() {
             page.counter(name, help, value)?;
         }
@@ -182,6 +181,19 @@ impl Page<'_, '_> {
         Ok(())
     }
 
+    /// What a standby and its leader differ in.
+    fn standing(&mut self, view: &dyn View, figures: &Figures) -> fmt::Result {
+        let standing = view.standing();
+        let help = "1 while this master serves clients";
+        self.gauge("mooncake_master_leads", help, standing.leads.into())?;
+        if !standing.elects {
+            return Ok(());
+        }
+        let version = u64::try_from(figures.view_version).unwrap_or(0);
+        let help = "Version of the view in which it leads; 0 on a standby";
+        self.gauge("mooncake_master_view_version", help, version)
+    }
+
     /// Segments of one name are one series.
     fn segments(&mut self, segments: &[SegmentView]) -> fmt::Result {
         let mut names = std::collections::BTreeMap::new();
@@ -247,13 +259,13 @@ impl Page<'_, '_> {
         metric.encode_histogram::<NoLabelSet>(sum as f64, count, &classes, None)
     }
 
-    fn latencies(&mut self, latencies: &Latencies) -> fmt::Result {
+    fn latencies(&mut self, view: &dyn View) -> fmt::Result {
         let name = "mooncake_master_call_seconds";
         let help = "Time from the arrival of a call to its answer";
         let kind = MetricType::Histogram;
         let mut metric = self.encoder.encode_descriptor(name, help, None, kind)?;
         for method in Method::ALL {
-            let times = latencies.read(method);
+            let times = view.latency(method);
             let (count, classes) = with_bounds(&BOUNDS_US, &times.classes, 1e-6);
             if count == 0 {
                 continue;

@@ -1,111 +1,75 @@
 //! The running master: ports, threads and their order of life.
 //!
 //! Every port is opened before anything else is done, so that a port that is taken ends the start
-//! without a trace. Owns the server of calls, the pages, the metadata server, and the threads
-//! `mc-master` (time), `mc-summary` (a line every ten seconds), `mc-journal` (its size) and
-//! `mc-files` (files whose objects are gone).
+//! without a trace. Owns the pages, the metadata server, the thread `mc-summary` (a line every ten
+//! seconds), and either one term of serving or the campaign for them.
 
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use super::admin::{Admin, Pages};
-use super::config::{self, Allocation, Listen, MasterConfig};
+use super::cleanup::{Cleanup, Place};
+use super::config::{self, Listen, MasterConfig};
+use super::ending::Ending;
 use super::exposition::Sources;
-use super::files::Files;
+use super::fence::Fence;
 use super::journal::file::{discard, Journal};
 use super::journal::image::Image;
-use super::journal::record::Record;
-use super::service::{Inbox, Master, Recorder};
-use super::state::{Outlet, Settings, State};
-use super::view::{JournalFigures, View};
-use crate::error::{Error, ErrorKind, Result};
+use super::seat::Seat;
+use super::term::{address_of, Term};
+use super::view::View;
+use crate::config::{EngineConfig, ProcessEnvironment};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::metadata::backend;
 use crate::metadata::http_server::{MetadataServer, ServerOptions as MetadataOptions};
-use crate::net::address::{join_host_port, resolve, Family};
+use crate::net::address::join_host_port;
 use crate::net::port::{bind_listener, PortRule};
-use crate::net::{random, thread};
-use crate::pool::placement::Policy;
-use crate::rpc::dialect::Dialect;
-use crate::rpc::server::{Counters, Port, Server, ServerOptions};
+use crate::net::thread;
+use crate::rpc::server::Counters;
 use crate::time::Deadline;
 
 /// Pause between two summaries, upstream's.
 const SUMMARY_PAUSE: Duration = Duration::from_secs(10);
-/// Pause between two looks at the size of the journal.
-const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
-/// Pause before a journal that was given up is tried again.
-const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 /// Calls under way are given so long when the process is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of the pages that the kernel holds until they are taken.
 const BACKLOG: u32 = 1024;
 
-/// A master that serves. Dropping it ends it without waiting for calls.
+/// Called once, from any thread, when a master cannot go on; [`Process::failure`] says why.
+pub type Alarm = Arc<dyn Fn() + Send + Sync>;
+
+/// A master that serves, or stands by. Dropping it ends it without waiting for calls.
 pub struct Process {
-    server: Server,
-    master: Arc<Master>,
+    serving: Serving,
     pages: Pages,
     admin: Admin,
     metadata: Option<MetadataServer>,
     threads: Vec<JoinHandle<()>>,
     ending: Arc<Ending>,
-    files: Option<Arc<Files>>,
+    cleanup: Option<Cleanup>,
+    rpc_port: u16,
 }
 
-/// Tells threads that work from time to time that it is over.
-#[derive(Default)]
-struct Ending {
-    is_over: Mutex<bool>,
-    changed: Condvar,
+/// How a master comes to serve.
+enum Serving {
+    /// It always does.
+    Always(Box<Term>),
+    /// While it is elected.
+    #[cfg(feature = "etcd")]
+    Elected(super::elector::Elector),
 }
 
 impl Process {
-    /// Opens all ports and serves.
-    pub fn start(config: &MasterConfig) -> Result<Process> {
+    /// Opens all ports and serves, or campaigns to. `alarm` is called where this ends by itself.
+    pub fn start(config: &MasterConfig, alarm: Alarm) -> Result<Process> {
         let admin_listener = open(&config.metrics)?;
         let metadata_listener = config.metadata.as_ref().map(open).transpose()?;
-        let address = address_of(&config.rpc)?;
-        // Of both families, which the server opens where it is given no address.
-        let bind = Some(address).filter(|address| address.is_ipv4() || !address.is_unspecified());
-        let (journal, image) = match open_journal(&config.journal)? {
-            Some((journal, image)) => (Some(Arc::new(journal)), Some(image)),
-            None => (None, None),
-        };
-        let files = Files::open(&config.storage_directory);
-        let recorder = journal.clone().map(|journal| journal as Arc<dyn Recorder>);
-        let inbox = Inbox::new(recorder, files.clone());
-        let outlet: Arc<dyn Outlet> = Arc::clone(&inbox) as _;
-        let (settings, now) = (settings(config)?, Instant::now());
-        let state = match image {
-            Some(image) => State::restore(settings, now, outlet, image).map_err(|why| {
-                Error::new(ErrorKind::Resource, "the journal cannot be taken over")
-                    .with("refused", why)
-            })?,
-            None => State::new(settings, now, outlet),
-        };
-        if let Some(journal) = &journal {
-            let (keys, segments) = (state.totals().keys, state.totals().segments);
-            log::info!("journal: {keys} objects, {segments} segments of the life before");
-            // One that has no room now is tried again later; a restart does not wait for that.
-            if let Err(error) = journal.begin(&state, now) {
-                log::error!("no journal at present: {error}");
-            }
-        }
-        let master = Master::new(state, inbox);
-        let options = ServerOptions {
-            threads: config.threads,
-            idle_timeout: config.silent_timeout,
-            tcp_nodelay: config.no_delay,
-            ..ServerOptions::default()
-        };
-        let port =
-            Port { bind, rule: PortRule::Fixed(config.rpc.port), dialect: Dialect::Upstream0_3_7 };
-        let server = Server::start(options, &[port], Arc::clone(&master) as _)
-            .map_err(|error| error.with("flag", format!("--{}", config.rpc.flag)))?;
+        let fence = config.candidacy.as_ref().map(|_| Arc::new(Fence::closed(Instant::now())));
+        let seat = Arc::new(Seat::new(fence.clone()));
         let metadata = match metadata_listener {
             Some(listener) => {
                 let options = MetadataOptions { file: config.metadata_file.clone() };
@@ -113,58 +77,57 @@ impl Process {
             }
             None => None,
         };
-        let counters = Arc::clone(server.counters());
+        let mut threads = Vec::new();
+        let cleanup = match place_of_metadata(config, metadata.as_ref())? {
+            Some(place) => {
+                let cluster = config.metadata_cluster.clone();
+                let (cleanup, thread) = super::cleanup::start(place, cluster)?;
+                threads.push(thread);
+                Some(cleanup)
+            }
+            None => None,
+        };
+        let serving = Serving::start(config, &seat, (fence, cleanup.clone()), alarm)?;
+        let rpc_port = match &serving {
+            Serving::Always(term) => term.port(),
+            #[cfg(feature = "etcd")]
+            Serving::Elected(_) => config.rpc.port,
+        };
         let sources = Sources {
-            view: Arc::clone(&master) as Arc<dyn View>,
-            latencies: Arc::clone(master.latencies()),
+            view: Arc::clone(&seat) as Arc<dyn View>,
             file_capacity: (!config.storage_directory.is_empty()).then_some(config.file_capacity),
-            extras: Arc::new(move || extras(&counters)),
+            extras: Arc::new(move || extras(&seat.counters().unwrap_or_default())),
         };
         let pages = Pages { sources };
         let admin = Admin::start(admin_listener, pages.clone())?;
         let mut process = Process {
-            server,
-            master,
+            serving,
             pages,
             admin,
             metadata,
-            threads: Vec::new(),
+            threads,
             ending: Arc::default(),
-            files: files.clone(),
+            cleanup,
+            rpc_port,
         };
-        process.start_threads(config.report_metrics, journal)?;
+        if config.report_metrics {
+            process.report()?;
+        }
         Ok(process)
     }
 
-    fn start_threads(&mut self, report: bool, journal: Option<Arc<Journal>>) -> Result<()> {
-        let master = Arc::clone(&self.master);
-        self.threads.push(thread::spawn("mc-master", move || master.run())?);
-        if report {
-            let (pages, ending) = (self.pages.clone(), Arc::clone(&self.ending));
-            self.threads.push(thread::spawn("mc-summary", move || {
-                // Scripts read what follows the colon.
-                ending.every(SUMMARY_PAUSE, || log::info!("Master Metrics: {}", pages.summary()));
-            })?);
-        }
-        if let Some(files) = self.files.clone() {
-            let master = Arc::clone(&self.master);
-            self.threads.push(thread::spawn("mc-files", move || {
-                files.run(|| (master.state().puts_with_files(), master.state().life()));
-            })?);
-        }
-        if let Some(journal) = journal {
-            let (master, ending) = (Arc::clone(&self.master), Arc::clone(&self.ending));
-            self.threads.push(thread::spawn("mc-journal", move || {
-                let mut retry_at = None;
-                ending.every(JOURNAL_PAUSE, || look_after(&journal, &master, &mut retry_at));
-            })?);
-        }
+    fn report(&mut self) -> Result<()> {
+        let (pages, ending) = (self.pages.clone(), Arc::clone(&self.ending));
+        self.threads.push(thread::spawn("mc-summary", move || {
+            // Scripts read what follows the colon.
+            ending.every(SUMMARY_PAUSE, || log::info!("Master Metrics: {}", pages.summary()));
+        })?);
         Ok(())
     }
 
-    /// Port of the calls.
+    /// Port of the calls; nobody listens there on a standby.
     pub fn rpc_port(&self) -> u16 {
-        self.server.addresses().first().map_or(0, |address| address.port())
+        self.rpc_port
     }
 
     /// Port of the pages.
@@ -177,21 +140,34 @@ impl Process {
         self.metadata.as_ref().map(|server| server.address().port())
     }
 
-    /// Refuses new puts, answers what is under way, and ends everything within a few seconds.
+    /// Why this master cannot go on, where it cannot.
+    pub fn failure(&self) -> Option<Error> {
+        match &self.serving {
+            Serving::Always(_) => None,
+            #[cfg(feature = "etcd")]
+            Serving::Elected(elector) => elector.failure(),
+        }
+    }
+
+    /// Refuses new puts, waits for those that were granted, answers what is under way, gives the
+    /// leadership back, and ends everything: within [`limits::MASTER_DRAIN_PUTS`] and a few
+    /// seconds.
     pub fn stop(&mut self) {
-        self.master.drain();
-        // Answers those that wait; the others are being answered anyway.
-        self.master.stop();
-        self.server.stop(Deadline::within(DRAIN_TIMEOUT));
+        match &mut self.serving {
+            Serving::Always(term) => {
+                term.drain(limits::MASTER_DRAIN_PUTS);
+                term.stop(Deadline::within(DRAIN_TIMEOUT));
+            }
+            #[cfg(feature = "etcd")]
+            Serving::Elected(elector) => elector.stop(),
+        }
         self.finish();
     }
 
     fn finish(&mut self) {
-        self.master.stop();
-        *self.ending.is_over.lock() = true;
-        self.ending.changed.notify_all();
-        if let Some(files) = &self.files {
-            files.stop();
+        self.ending.end();
+        if let Some(cleanup) = &self.cleanup {
+            cleanup.end();
         }
         for thread in self.threads.drain(..) {
             // A panic has been reported by the thread itself.
@@ -206,19 +182,57 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.server.stop(Deadline::within(Duration::ZERO));
+        match &mut self.serving {
+            Serving::Always(term) => term.stop(Deadline::within(Duration::ZERO)),
+            #[cfg(feature = "etcd")]
+            Serving::Elected(elector) => elector.stop(),
+        }
         self.finish();
     }
 }
 
-/// The first address that the host of a flag stands for.
-fn address_of(listen: &Listen) -> Result<std::net::IpAddr> {
-    let found = resolve(&listen.host, listen.port, Family::Any)?;
-    match found.first() {
-        Some(address) => Ok(address.ip()),
-        None => Err(Error::new(ErrorKind::InvalidAddress, "the host has no address")
-            .with("host", &listen.host)),
+impl Serving {
+    fn start(
+        config: &MasterConfig,
+        seat: &Arc<Seat>,
+        (fence, cleanup): (Option<Arc<Fence>>, Option<Cleanup>),
+        alarm: Alarm,
+    ) -> Result<Serving> {
+        let kept = open_journal(&config.journal)?;
+        let (Some(candidacy), Some(fence)) = (&config.candidacy, fence) else {
+            let term = Term::start(config, kept, None, cleanup)?;
+            seat.take(term.master(), term.counters());
+            return Ok(Serving::Always(Box::new(term)));
+        };
+        // Taken only while this master leads, so that clients find nobody on a standby; but that
+        // it can be had is known at the start.
+        drop(open(&config.rpc)?);
+        #[cfg(feature = "etcd")]
+        return super::elector::Elector::start(config, candidacy, seat, &fence, cleanup, alarm)
+            .map(Serving::Elected);
+        #[cfg(not(feature = "etcd"))]
+        {
+            let _ = (candidacy, fence, cleanup, alarm);
+            let text = "leaders are elected in etcd, which is not part of this build";
+            Err(Error::new(crate::error::ErrorKind::Unsupported, text))
+        }
     }
+}
+
+/// Where clients keep their metadata, if what those leave that are gone is to be taken away.
+fn place_of_metadata(
+    config: &MasterConfig,
+    server: Option<&MetadataServer>,
+) -> Result<Option<Place>> {
+    if !config.clean_metadata {
+        return Ok(None);
+    }
+    if let Some(server) = server {
+        return Ok(Some(Place::Inside(Arc::clone(server.table()))));
+    }
+    let Some(service) = &config.metadata_service else { return Ok(None) };
+    let (engine, _) = EngineConfig::load(None, &ProcessEnvironment)?;
+    Ok(backend::open(service, &engine)?.map(Place::Service))
 }
 
 /// A listener, of both families where the address is `::`.
@@ -228,32 +242,6 @@ fn open(listen: &Listen) -> Result<TcpListener> {
     bind_listener(Some(address), PortRule::Fixed(listen.port), dual, BACKLOG).map_err(|error| {
         let place = join_host_port(&listen.host, listen.port);
         error.with("listen", place).with("flag", format!("--{}", listen.flag))
-    })
-}
-
-fn settings(config: &MasterConfig) -> Result<Settings> {
-    let mut seed = [0; 16];
-    random::fill(&mut seed)?;
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Settings {
-        seed: u128::from_le_bytes(seed),
-        life: u64::try_from(since_1970.as_millis()).unwrap_or(1),
-        lease_ttl: config.lease_ttl,
-        soft_pin_ttl: config.soft_pin_ttl,
-        soft_pin_ttl_max: config.soft_pin_ttl_max,
-        client_ttl: config.client_ttl,
-        discard_timeout: config.put_discard,
-        release_timeout: config.put_release,
-        eviction_high_watermark: config.high_watermark,
-        eviction_ratio: config.eviction_ratio,
-        evict_soft_pinned: config.evict_soft_pinned,
-        policy: match config.allocation {
-            Allocation::Random => Policy::Random,
-            Allocation::FreeRatioFirst => Policy::FreeRatioFirst,
-        },
-        storage_directory: config.storage_directory.clone(),
-        file_capacity: config.file_capacity,
-        ..Settings::default()
     })
 }
 
@@ -307,52 +295,5 @@ fn open_journal(journal: &config::Journal) -> Result<Option<(Journal, Image)>> {
             Ok(None)
         }
         config::Journal::Off(_) => Ok(None),
-    }
-}
-
-fn look_after(journal: &Journal, master: &Master, retry_at: &mut Option<Instant>) {
-    let now = Instant::now();
-    if !journal.is_alive() {
-        // The disk is given time; a try costs a snapshot.
-        if now >= *retry_at.get_or_insert(now + JOURNAL_RETRY) {
-            *retry_at = None;
-            journal.revive(master.state(), now);
-        }
-        return;
-    }
-    if journal.is_due() {
-        if let Err(error) = journal.compact(master.state(), Instant::now()) {
-            log::error!("{error}");
-        }
-    }
-}
-
-impl Recorder for Journal {
-    fn record(&self, record: &Record<'_>) {
-        self.append(record);
-    }
-
-    fn commit(&self) {
-        self.flush();
-    }
-
-    fn figures(&self) -> JournalFigures {
-        let (log, snapshot) = self.sizes();
-        JournalFigures { works: self.is_alive(), bytes: log + snapshot }
-    }
-}
-
-impl Ending {
-    /// Does something now and after each pause, until it is over.
-    fn every(&self, pause: Duration, mut work: impl FnMut()) {
-        loop {
-            work();
-            let next = Instant::now() + pause;
-            let mut is_over = self.is_over.lock();
-            while !*is_over && !self.changed.wait_until(&mut is_over, next).timed_out() {}
-            if *is_over {
-                return;
-            }
-        }
     }
 }

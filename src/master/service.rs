@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::fence::Fence;
 use super::files::Files;
 use super::journal::record::Record;
-use super::latency::Latencies;
+use super::latency::{Latencies, Times};
 use super::notices::Notices;
 use super::state::{Operation, Outlet, State, Step, Tally, Waiting, VALUE_SIZE_BOUNDS};
 use super::view::{Figures, JournalFigures, SegmentView, View};
@@ -27,6 +28,8 @@ use crate::rpc::server::{Caller, Replier, Service};
 
 /// How often the index is told the time.
 const TICK: Duration = Duration::from_millis(10);
+/// What callers of a leader are told whose lease has ended.
+const LEADS_NO_MORE: &str = "this master does not lead any more";
 
 /// What keeps records beyond the process.
 pub trait Recorder: Send + Sync {
@@ -46,7 +49,12 @@ pub struct Inbox {
     changed: Condvar,
     recorder: Option<Arc<dyn Recorder>>,
     files: Option<Arc<Files>>,
+    /// Told the names of clients that are gone.
+    gone: Option<Gone>,
 }
+
+/// Takes the name of a client that is gone. Called with locks of the index held: it must not wait.
+pub type Gone = Box<dyn Fn(&str) + Send + Sync>;
 
 #[derive(Default)]
 struct Letters {
@@ -66,8 +74,12 @@ struct Parked {
 
 impl Inbox {
     /// What the index is made with.
-    pub fn new(recorder: Option<Arc<dyn Recorder>>, files: Option<Arc<Files>>) -> Arc<Inbox> {
-        Arc::new(Inbox { recorder, files, ..Inbox::default() })
+    pub fn new(
+        recorder: Option<Arc<dyn Recorder>>,
+        files: Option<Arc<Files>>,
+        gone: Option<Gone>,
+    ) -> Arc<Inbox> {
+        Arc::new(Inbox { recorder, files, gone, ..Inbox::default() })
     }
 
     fn write(&self, write: impl FnOnce(&mut Letters)) {
@@ -108,6 +120,12 @@ impl Outlet for Inbox {
         }
     }
 
+    fn gone(&self, segment_name: &str) {
+        if let Some(gone) = &self.gone {
+            gone(segment_name);
+        }
+    }
+
     fn room(&self) {
         self.write(|letters| letters.room = true);
     }
@@ -117,33 +135,31 @@ impl Outlet for Inbox {
 pub struct Master {
     state: State,
     inbox: Arc<Inbox>,
-    latencies: Arc<Latencies>,
+    latencies: Latencies,
     notices: Notices,
     draining: AtomicBool,
     waiting_puts: AtomicU64,
+    /// Of an elected leader: nobody is answered beyond it.
+    fence: Option<Arc<Fence>>,
 }
 
 impl Master {
-    /// Around an index that tells `inbox`.
-    pub fn new(state: State, inbox: Arc<Inbox>) -> Arc<Master> {
+    /// Around an index that tells `inbox`; with a fence, of a leader that may be replaced.
+    pub fn new(state: State, inbox: Arc<Inbox>, fence: Option<Arc<Fence>>) -> Arc<Master> {
         Arc::new(Master {
             state,
             inbox,
-            latencies: Arc::default(),
+            latencies: Latencies::default(),
             notices: Notices::default(),
             draining: AtomicBool::new(false),
             waiting_puts: AtomicU64::new(0),
+            fence,
         })
     }
 
     /// The index.
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// Times of calls.
-    pub fn latencies(&self) -> &Arc<Latencies> {
-        &self.latencies
     }
 
     /// No new puts from now on: the process is about to end.
@@ -188,6 +204,11 @@ impl Master {
         }
     }
 
+    /// Whether answers may go out: another master may lead otherwise.
+    fn leads(&self) -> bool {
+        self.fence.as_ref().is_none_or(|fence| fence.holds(Instant::now()))
+    }
+
     fn commit(&self) {
         if let Some(recorder) = &self.inbox.recorder {
             recorder.commit();
@@ -198,6 +219,10 @@ impl Master {
         if changes(method) {
             self.commit();
         }
+        // As late as can be: what was true when the call came may be so no longer.
+        if !self.leads() {
+            return replier.fail(LEADS_NO_MORE);
+        }
         self.latencies.observe(method, began.elapsed());
         self.notices.look_at(method, reply);
         replier.answer(reply);
@@ -207,6 +232,9 @@ impl Master {
 impl Service for Master {
     fn serve(&self, call: Call, _caller: Caller, replier: Replier) {
         let (began, method) = (Instant::now(), call.method());
+        if !self.leads() {
+            return replier.fail(LEADS_NO_MORE);
+        }
         let is_put = matches!(method, Method::PutStart | Method::BatchPutStart);
         if is_put && self.draining.load(Ordering::Acquire) {
             // What a full pool answers: callers know it, and try again elsewhere or later.
@@ -299,11 +327,16 @@ impl Shelf {
 }
 
 impl View for Master {
+    fn latency(&self, method: Method) -> Times {
+        self.latencies.read(method)
+    }
+
     fn figures(&self) -> Figures {
         Figures {
             totals: self.state.totals(),
             waiting_puts: self.waiting_puts.load(Ordering::Relaxed),
             journal: self.inbox.recorder.as_ref().map(|recorder| recorder.figures()),
+            view_version: self.state.view_version(),
         }
     }
 

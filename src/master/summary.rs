@@ -6,9 +6,11 @@ use super::state::{Operation, Tally};
 use super::view::View;
 
 /// The line, without an end of line. `file_capacity` is what the shared folder is said to hold;
-/// absent where there is none. Upstream adds clients and pings for elected leaders only.
+/// absent where there is none. As upstream has it, clients and pings are in it where leaders are
+/// elected.
 pub fn summary(view: &dyn View, file_capacity: Option<u64>) -> String {
     let totals = view.figures().totals;
+    let standing = view.standing();
     let mut line = String::new();
     let _ = write!(line, "Mem Storage: {} / {}", size(totals.used), size(totals.capacity));
     if totals.capacity > 0 {
@@ -18,7 +20,14 @@ pub fn summary(view: &dyn View, file_capacity: Option<u64>) -> String {
     let _ = write!(line, " | SSD Storage: {} / {}", files.0, files.1);
     let (keys, pinned) = (totals.keys, totals.soft_pinned);
     let _ = write!(line, " | Keys: {keys} (soft-pinned: {pinned})");
+    if standing.elects {
+        let _ = write!(line, " | Clients: {}", totals.clients);
+    }
     line += " | Requests (Success/Total): ";
+    let elected: &[(&str, Operation)] = match standing.elects {
+        true => &[("Ping", Operation::Ping)],
+        false => &[],
+    };
     let single = [
         ("PutStart", Operation::PutStart),
         ("PutEnd", Operation::PutEnd),
@@ -28,7 +37,7 @@ pub fn summary(view: &dyn View, file_capacity: Option<u64>) -> String {
         ("Del", Operation::Remove),
         ("DelAll", Operation::RemoveAll),
     ];
-    for (name, operation) in single {
+    for (name, operation) in single.iter().chain(elected).copied() {
         let tally = view.tally(operation);
         let _ = write!(line, "{name}={}/{}, ", successes(&tally), tally.requests);
     }
@@ -130,6 +139,18 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
+    }
+
+    #[test]
+    fn where_leaders_are_elected_it_says_more() {
+        let mut fake = Fake::default();
+        assert!(!summary(&fake, None).contains("Clients: "));
+        fake.standing.elects = true;
+        fake.totals.clients = 3;
+        fake.tallies = vec![(Operation::Ping, Tally { requests: 5, ..Tally::default() })];
+        let line = summary(&fake, None);
+        assert!(line.contains(" (soft-pinned: 0) | Clients: 3 | Requests"), "{line}");
+        assert!(line.contains("DelAll=0/0, Ping=5/5,  | Batch"), "{line}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What the pages and the summary need to know of the index: a trait, so that they are tested
 //! without one.
 
+use super::latency::Times;
 use super::state::{Operation, Tally, Totals, VALUE_SIZE_BOUNDS};
 use crate::pool::outcome::Outcome;
 use crate::pool::replica::Replica;
+use crate::rpc::message::Method;
 
 /// Numbers of the process beside those of the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct Figures {
     pub waiting_puts: u64,
     /// The journal, if there is one.
     pub journal: Option<JournalFigures>,
+    /// Version of the view of an elected leader.
+    pub view_version: i64,
 }
 
 /// Numbers of the journal.
@@ -48,8 +52,34 @@ pub struct SegmentView {
     pub is_suspect: bool,
 }
 
+/// Whether this master leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It is one of several that elect a leader.
+    pub elects: bool,
+    /// It serves.
+    pub leads: bool,
+    /// In one word, those of upstream 0.3.13.
+    pub state: &'static str,
+    /// Address of the leader, where there is an election and somebody leads.
+    pub leader: Option<String>,
+}
+
+impl Default for Standing {
+    /// A master that stands alone.
+    fn default() -> Standing {
+        Standing { elects: false, leads: true, state: "serving", leader: None }
+    }
+}
+
 /// Questions to the index. May be asked from any thread; none waits for anything but locks.
 pub trait View: Send + Sync {
+    /// Whether this master leads.
+    fn standing(&self) -> Standing {
+        Standing::default()
+    }
+    /// Times of the calls of one method.
+    fn latency(&self, method: Method) -> Times;
     /// Numbers.
     fn figures(&self) -> Figures;
     /// Counts of one kind of call.

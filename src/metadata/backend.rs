@@ -27,14 +27,7 @@ pub fn open(
         }
         #[cfg(feature = "etcd")]
         MetadataAddress::Etcd(endpoints) => {
-            Arc::new(super::etcd::EtcdStore::new(super::etcd::Settings {
-                endpoints,
-                tls: config.etcd_tls,
-                username: &config.etcd_username,
-                password: &config.etcd_password,
-                files: tls_files(config),
-                lease: lease(config),
-            })?)
+            Arc::new(super::etcd::EtcdStore::new(etcd_settings(endpoints, config))?)
         }
         #[cfg(feature = "redis")]
         MetadataAddress::Redis(url) => {
@@ -52,6 +45,22 @@ pub fn open(
         left_out => return Err(unsupported(left_out, config)),
     };
     Ok(Some(store))
+}
+
+/// How a cluster is reached.
+#[cfg(feature = "etcd")]
+pub fn etcd_settings<'a>(
+    endpoints: &'a [String],
+    config: &'a EngineConfig,
+) -> super::etcd::Settings<'a> {
+    super::etcd::Settings {
+        endpoints,
+        tls: config.etcd_tls,
+        username: &config.etcd_username,
+        password: &config.etcd_password,
+        files: tls_files(config),
+        lease: lease(config),
+    }
 }
 
 #[cfg(feature = "_client")]

@@ -96,9 +96,12 @@ fn news(shared: &Shared) -> Result<Duration> {
     let mut held = shared.held.lock();
     let life_before = held.master_life();
     let is_new_life = life_before != Some(events.master_life);
-    let is_known = events.pong.status != ClientStatus::NeedRemount;
-    if is_new_life && life_before.is_some() {
-        log::info!("the master was restarted; it is told of {} objects", held.len());
+    let is_untold = is_new_life && life_before.is_some();
+    // Also one that knows the client already: a report may have ended half-way, and what was not
+    // told is not ours any more. It is told again, so that the master says which of it is gone.
+    let is_known = events.pong.status != ClientStatus::NeedRemount && !is_untold;
+    if is_untold {
+        log::info!("another life of the master; it is told of {} objects", held.len());
     }
     let is_gone = |event: &SegmentEvent| matches!(event, SegmentEvent::Gone { .. });
     let pause = match events.events.len() {
@@ -159,6 +162,11 @@ fn tell_lent(shared: &Shared) -> Result<()> {
 /// A sign of life as upstream gives it.
 fn ping(shared: &Shared) -> Result<Duration> {
     let Pong { status, .. } = shared.calls.ping(Deadline::within(CALL_TIMEOUT))?;
+    if !shared.calls.is_native() {
+        // A master of upstream takes the memory for empty and gives it to others; what was in it
+        // must not be told to a native one that may come later.
+        shared.held.lock().leave();
+    }
     if status == ClientStatus::NeedRemount {
         remount(shared, None)?;
     }
@@ -176,6 +184,9 @@ fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
     fence(shared)?;
     let deadline = Deadline::within(REMOUNT_TIMEOUT);
     shared.metrics.remounts.inc();
+    if master_life.is_none() {
+        shared.held.lock().leave();
+    }
     let lent = shared.held.lock().lent(true);
     if lent.is_empty() {
         shared.calls.remount(shared.own.segments(), deadline)?;
@@ -191,7 +202,12 @@ fn remount(shared: &Shared, master_life: Option<u64>) -> Result<()> {
         held.report()
     };
     report(shared, parts, deadline)?;
-    shared.held.lock().meet(master_life);
+    let mut held = shared.held.lock();
+    match shared.calls.is_native() {
+        true => held.meet(master_life),
+        // Replaced by one of upstream's between two calls.
+        false => held.leave(),
+    }
     Ok(())
 }
 

@@ -124,6 +124,12 @@ impl Held {
         self.is_untold = true;
     }
 
+    /// The segments are given to a master that keeps no such list.
+    pub(super) fn leave(&mut self) {
+        self.forget();
+        self.master_life = None;
+    }
+
     /// Takes news in.
     pub(super) fn take(&mut self, events: Vec<SegmentEvent>, last: u64) {
         for event in events {
@@ -137,8 +143,12 @@ impl Held {
         self.acknowledged = self.acknowledged.max(last);
     }
 
-    /// An object was completed. Of two claims to one address the later put is right.
+    /// An object was completed. Of two claims to one address the later put is right. Nothing is
+    /// taken from a put that ends after the segments went to a master without such a list.
     pub(super) fn add(&mut self, object: HeldObject) {
+        if self.master_life.is_none() {
+            return;
+        }
         let place = (object.segment, object.address);
         let is_newer =
             self.objects.get(&place).is_none_or(|held| held.generation <= object.generation);
@@ -241,6 +251,7 @@ mod tests {
     #[test]
     fn an_older_claim_does_not_replace_a_newer_one() {
         let mut held = Held::default();
+        held.meet(1);
         held.add(object(64, 9));
         held.add(object(64, 8));
         assert_eq!(held.report()[0][0].generation, 9);
@@ -260,8 +271,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_told_of_a_time_under_another_kind_of_master() {
+        let mut held = Held::default();
+        held.meet(1);
+        held.take(vec![SegmentEvent::Completed(object(64, 1))], 40);
+        held.leave();
+        held.add(object(128, 2));
+        assert_eq!((held.len(), held.acknowledged(), held.master_life()), (0, 0, None));
+        assert!(held.report().is_empty());
+    }
+
+    #[test]
     fn reports_come_in_parts() {
         let mut held = Held::default();
+        held.meet(1);
         let count = limits::STORE_KEYS_PER_CALL_MAX as u64 + 1;
         for generation in 0..count {
             held.add(object(64 * (generation + 1), generation));

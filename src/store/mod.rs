@@ -13,6 +13,7 @@ mod attend;
 mod buffers;
 mod calls;
 mod client;
+mod elected_master;
 mod engine_mover;
 mod failure;
 mod files;

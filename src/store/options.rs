@@ -9,6 +9,7 @@ use crate::config::{EngineConfig, Environment, Origin};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
+use super::elected_master::ElectedMaster;
 use super::master::Master;
 use super::rpc_master::RpcMaster;
 
@@ -31,7 +32,8 @@ pub struct StoreOptions {
     pub protocol: String,
     /// Adapters to use, a comma list; empty is all.
     pub devices: String,
-    /// Address of the master, `host:port`, or several separated by commas.
+    /// Address of the master, `host:port`, or several separated by commas; or
+    /// `etcd://host:port;host:port`, where the elected one is found.
     pub master: String,
     /// Settings of the engine and the rest of the client.
     pub config: EngineConfig,
@@ -120,6 +122,9 @@ impl StoreOptions {
     /// The way to the master.
     pub(super) fn connect(&self) -> Result<Arc<dyn Master>> {
         let timeout = Duration::from_millis(self.config.store_master_connect_timeout_ms.into());
+        if self.master.contains("://") {
+            return Ok(Arc::new(ElectedMaster::new(&self.master, &self.config, timeout)?));
+        }
         Ok(Arc::new(RpcMaster::new(&self.master, timeout)?))
     }
 }

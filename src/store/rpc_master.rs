@@ -23,11 +23,6 @@ pub(super) struct RpcMaster {
 impl RpcMaster {
     /// Opens nothing yet. `addresses` is one address or a list with commas.
     pub(super) fn new(addresses: &str, connect_timeout: Duration) -> Result<RpcMaster> {
-        if addresses.contains("://") {
-            let text = "masters are given by their addresses; services that choose one are not \
-                        part of this build";
-            return Err(Error::new(ErrorKind::Unsupported, text).with("master", addresses));
-        }
         let addresses: Vec<String> = addresses
             .split([',', ';'])
             .map(|address| address.trim().to_owned())
@@ -89,11 +84,7 @@ mod tests {
 
     #[test]
     fn addresses_are_checked_when_they_are_given() {
-        for (text, kind) in [
-            ("", ErrorKind::InvalidAddress),
-            (" , ", ErrorKind::InvalidAddress),
-            ("etcd://127.0.0.1:2379", ErrorKind::Unsupported),
-        ] {
+        for (text, kind) in [("", ErrorKind::InvalidAddress), (" , ", ErrorKind::InvalidAddress)] {
             let error = RpcMaster::new(text, Duration::from_secs(1)).err().unwrap();
             assert_eq!(error.kind(), kind, "{text}");
         }

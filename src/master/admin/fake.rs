@@ -2,10 +2,12 @@
 
 use parking_lot::Mutex;
 
+use crate::master::latency::Times;
 use crate::master::state::{Operation, Tally, Totals, VALUE_SIZE_BOUNDS};
-use crate::master::view::{Figures, SegmentView, View};
+use crate::master::view::{Figures, SegmentView, Standing, View};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{BufferRange, Place, Replica, ReplicaStatus};
+use crate::rpc::message::Method;
 
 #[derive(Default)]
 pub(crate) struct Fake {
@@ -13,9 +15,18 @@ pub(crate) struct Fake {
     pub(crate) tallies: Vec<(Operation, Tally)>,
     pub(crate) leases: Mutex<Vec<Vec<u8>>>,
     pub(crate) removals: Mutex<Vec<bool>>,
+    pub(crate) standing: Standing,
 }
 
 impl View for Fake {
+    fn standing(&self) -> Standing {
+        self.standing.clone()
+    }
+
+    fn latency(&self, _: Method) -> Times {
+        Times::default()
+    }
+
     fn figures(&self) -> Figures {
         Figures { totals: self.totals, ..Figures::default() }
     }

@@ -5,15 +5,18 @@ use std::net::TcpStream;
 
 use super::fake::Fake;
 use super::*;
-use crate::master::latency::Latencies;
 use crate::master::state::Totals;
+use crate::master::view::Standing;
 
 fn start() -> (Admin, Arc<Fake>) {
+    start_as(Standing::default())
+}
+
+fn start_as(standing: Standing) -> (Admin, Arc<Fake>) {
     let totals = Totals { capacity: 1000, used: 5, keys: 2, ..Totals::default() };
-    let fake = Arc::new(Fake { totals, ..Fake::default() });
+    let fake = Arc::new(Fake { totals, standing, ..Fake::default() });
     let sources = Sources {
         view: Arc::clone(&fake) as Arc<dyn View>,
-        latencies: Arc::new(Latencies::default()),
         file_capacity: None,
         extras: Arc::new(|| vec![("mooncake_master_test_total", "For this test", 7)]),
     };
@@ -73,6 +76,35 @@ fn bodies_of_upstream_0_3_7() {
     assert_eq!(status, 200);
     assert!(summary.starts_with("Mem Storage: 5 B / 1000 B (0.5%) | "), "{summary}");
     assert!(!summary.ends_with('\n'));
+}
+
+#[test]
+fn a_standby_is_well_and_names_the_leader() {
+    let leader = Some("10.0.0.5:50051".to_owned());
+    let standing = Standing { elects: true, leads: false, state: "standby", leader };
+    let (admin, fake) = start_as(standing);
+    for (path, status, body) in [
+        ("/health", 200, "OK"),
+        ("/role", 200, "standby"),
+        ("/ha_status", 200, "standby"),
+        ("/get_all_keys", 503, "this master stands by; the leader is 10.0.0.5:50051\n"),
+        ("/query_key?key=a/b", 503, "this master stands by; the leader is 10.0.0.5:50051\n"),
+    ] {
+        assert_eq!(text(&admin, path), (status, body.to_owned()), "{path}");
+    }
+    let (status, body) = value(&admin, "GET", "/leader");
+    assert_eq!((status, &body["leader_address"]), (200, &"10.0.0.5:50051".into()));
+    assert_eq!((&body["present"], &body["view_version"]), (&true.into(), &().into()));
+    assert_eq!(ask(&admin, "POST", "/api/v1/remove_all").0, 503);
+    assert!(fake.removals.lock().is_empty() && fake.leases.lock().is_empty());
+    let (_, metrics) = text(&admin, "/metrics");
+    assert!(metrics.contains("\nmooncake_master_leads 0\n"), "{metrics}");
+    assert!(metrics.contains("\nmooncake_master_view_version 0\n"));
+    // A lease that has just ended is not called serving.
+    let late = Standing { elects: true, leads: false, state: "serving", leader: None };
+    let (admin, _) = start_as(late);
+    assert_eq!(text(&admin, "/ha_status").1, "standby");
+    assert_eq!(text(&admin, "/get_all_keys").0, 503);
 }
 
 #[test]

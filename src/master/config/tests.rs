@@ -55,6 +55,28 @@ fn defaults_are_those_of_upstream() {
 }
 
 #[test]
+fn a_candidate_has_no_journal_and_upstreams_name_for_its_group() {
+    let ha = ["--enable_ha", "--etcd_endpoints=a:1; b:2", "--rpc_address=::1", "--cluster_id=x"];
+    let elected = config(&ha);
+    let candidacy = elected.candidacy.unwrap();
+    assert_eq!(candidacy.endpoints, ["a:1", "b:2"]);
+    assert_eq!(
+        (candidacy.address.as_str(), candidacy.cluster.as_str()),
+        ("[::1]:50051", "mooncake")
+    );
+    assert_eq!(candidacy.lease, Duration::from_secs(5));
+    assert!(matches!(elected.journal, Journal::Off(Some(_))), "{:?}", elected.journal);
+    assert_eq!(elected.warnings, [""; 0]);
+    let named = Host { variable: &|name| (name == CLUSTER_VARIABLE).then(|| "y".into()), ..HOST };
+    let named = MasterConfig::new(&values(&ha), &named).unwrap();
+    assert_eq!(named.candidacy.unwrap().cluster, "y");
+    let vague = config(&["--enable_ha", "--etcd_endpoints=http://a:1", "--data_dir=/x"]);
+    assert_eq!(vague.warnings.len(), 2, "{:?}", vague.warnings);
+    assert_eq!(vague.candidacy.unwrap().endpoints, ["http://a:1"]);
+    assert_eq!(config(&["--etcd_endpoints=a:1"]).candidacy, None);
+}
+
+#[test]
 fn old_names_give_way_to_new_ones_and_are_mentioned() {
     let old = config(&["--port=50088", "--max_threads=1"]);
     assert_eq!((old.rpc.port, old.threads, old.warnings.len()), (50088, 1, 2));
@@ -72,7 +94,11 @@ fn what_cannot_be_is_refused_with_the_flag() {
         (&["--eviction_high_watermark_ratio=-0.1"], "--eviction_high_watermark_ratio=-0.1"),
         (&["--memory_allocator=heap"], "--memory_allocator=heap"),
         (&["--enable_ha"], "--enable_ha"),
-        (&["--enable_ha", "--etcd_endpoints=a:1"], "--enable_ha=1 cannot be served"),
+        (&["--enable_ha", "--etcd_endpoints=redis://a:1"], "--etcd_endpoints=redis://a:1"),
+        (
+            &["--enable_ha", "--etcd_endpoints=a:1", "--ha_lease_ttl_sec=61"],
+            "--ha_lease_ttl_sec=61",
+        ),
         (&["--rpc_port=99999"], "--rpc_port=99999"),
         (&["--rpc_port=-1"], "--rpc_port=-1"),
         (&["--metrics_port=70000"], "--metrics_port=70000"),

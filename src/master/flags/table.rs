@@ -4,9 +4,6 @@ use super::{Effect, Flag, Since};
 use crate::config::gflags::Kind;
 
 const CXL: Effect = Effect::None("memory behind CXL is not offered");
-const METADATA: Effect = Effect::None(
-    "metadata of a dropped client stays until it registers again or somebody deletes it",
-);
 const HOT: Effect = Effect::None("hot keys are not copied to further segments");
 const KV_EVENTS: Effect = Effect::None("events are not published");
 const TENANTS: Effect = Effect::None("there is one tenant");
@@ -68,7 +65,7 @@ pub const FLAGS: &[Flag] = &[
     old("default_kv_soft_pin_ttl", Milliseconds, "1800000",
         "How long a soft pin holds after the last lookup; milliseconds, or 5s, 2m, 1h"),
     old("enable_ha", Bool, "false",
-        "Elect one leader among several masters; refused by this version"),
+        "Elect one leader among several masters, in --etcd_endpoints; the others stand by"),
     old("enable_http_metadata_server", Bool, "false",
         "Serve the metadata of transfer engines over HTTP, too"),
     old("enable_metric_reporting", Bool, "true",
@@ -96,7 +93,8 @@ pub const FLAGS: &[Flag] = &[
     old("root_fs_dir", Text, "",
         "Folder of a file system that all clients share; they keep a copy of every object there"),
     old("rpc_address", Text, "0.0.0.0",
-        "Address that clients are served on; :: serves both families"),
+        "Address that clients are served on; :: serves both families; with --enable_ha what they \
+         are told"),
     old("rpc_conn_timeout_seconds", Int32, "0",
         "Seconds after which a silent connection is closed; 0 is never"),
     old("rpc_enable_tcp_no_delay", Bool, "true",
@@ -129,8 +127,9 @@ pub const FLAGS: &[Flag] = &[
         "Evict files below --root_fs_dir"),
     new("enable_kv_events", Bool, "false", KV_EVENTS,
         "Publish what becomes of objects"),
-    new("enable_metadata_cleanup_on_timeout", Bool, "false", METADATA,
-        "Remove what a dropped client left in the metadata server of this process"),
+    new("enable_metadata_cleanup_on_timeout", Bool, "false", Used,
+        "Remove what a dropped client left in the metadata server of this process, or in that of \
+         $MOONCAKE_TE_META_DATA_SERVER"),
     new("enable_multi_tenants", Bool, "false", TENANTS,
         "Keep tenants apart"),
     new("enable_offload", Bool, "false", OFFLOAD,
@@ -267,6 +266,8 @@ pub const FLAGS: &[Flag] = &[
     flag(Since::Ours, "enable_gc", Bool, "false",
         Effect::None("scripts of serving engines pass it, although no release has it"),
         "Accepted, so that such scripts work"),
+    flag(Since::Ours, "ha_lease_ttl_sec", Uint64, "5", Used,
+        "Seconds after which a leader that is gone may be replaced, 2 to 60; upstream's is 5"),
     ours("enable_journal", Bool, "true",
         "Remember objects across a restart, in --data_dir"),
     ours("http_metadata_server_file", Text, "",

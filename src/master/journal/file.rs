@@ -320,11 +320,13 @@ impl Journal {
 
     /// Replaces snapshot and logs by new ones, while the index goes on changing; from one thread.
     ///
-    /// # Errors The new snapshot cannot be written; the old one and all logs are still there and
-    /// good. Or the log cannot, and the journal is given up.
+    /// # Errors
+    /// The new snapshot cannot be written. The old one and all logs are still there and good,
+    /// unless what was under way could not be written either: then the journal is given up.
     pub fn compact(&self, state: &State, now: Instant) -> Result<()> {
         let number = {
             let mut output = self.output.lock();
+            // Records that are lost here are lost for good, and a log with a hole tells lies.
             self.write_or_give_up(&mut output)?;
             self.begin_log(&mut output)?
         };

@@ -67,12 +67,12 @@ impl State {
 
     pub(super) fn ping(&self, now: Micros, id: ClientId) -> Pong {
         let Ok(client) = self.client_of(now, id) else {
-            return Pong { view_version: 0, status: ClientStatus::NeedRemount };
+            return self.pong(false);
         };
         self.hear(now, &client);
         let mut inner = client.inner.lock();
         inner.pings = true;
-        pong(inner.ok)
+        self.pong(inner.ok)
     }
 
     pub(super) fn attend(
@@ -102,6 +102,11 @@ impl State {
         }
         let wait = Duration::from_millis(u64::from(wait_ms)).min(limits::ATTEND_WAIT_MAX);
         self.resume_attend(now, id, now + wait)
+    }
+
+    fn pong(&self, ok: bool) -> Pong {
+        let status = if ok { ClientStatus::Ok } else { ClientStatus::NeedRemount };
+        Pong { view_version: self.settings.view_version, status }
     }
 
     fn become_native(&self, client: &Client) {
@@ -138,12 +143,12 @@ impl State {
     pub(super) fn news_of(&self, id: ClientId) -> Reply {
         let client = self.clients.read().get(&id).cloned();
         let Some(client) = client else {
-            let pong = Pong { view_version: 0, status: ClientStatus::NeedRemount };
+            let pong = self.pong(false);
             let master_life = self.first_generation;
             return Reply::Events(Ok(Events { pong, master_life, last: 0, events: Vec::new() }));
         };
         let (last, events) = client.news();
-        let pong = pong(client.inner.lock().ok);
+        let pong = self.pong(client.inner.lock().ok);
         Reply::Events(Ok(Events { pong, master_life: self.first_generation, last, events }))
     }
 
@@ -188,9 +193,4 @@ impl State {
         }
         known.then_some(()).ok_or(Refusal::SEGMENT_NOT_FOUND)
     }
-}
-
-fn pong(ok: bool) -> Pong {
-    let status = if ok { ClientStatus::Ok } else { ClientStatus::NeedRemount };
-    Pong { view_version: 0, status }
 }

@@ -85,6 +85,8 @@ pub trait Outlet: Send + Sync {
     fn news(&self, _client: ClientId) {}
     /// A file of the disk tier, unfinished or not, belongs to no object any more.
     fn file_gone(&self, _path: String) {}
+    /// A client was given up, and no other one has a segment of that name.
+    fn gone(&self, _segment_name: &str) {}
     /// A put that found no room may find some now. Called often; it should cost next to nothing
     /// while nobody waits.
     fn room(&self) {}
@@ -206,6 +208,11 @@ impl State {
     /// This life, as told to native clients.
     pub fn life(&self) -> u64 {
         self.first_generation
+    }
+
+    /// The view in which this master leads; 0 where nobody is elected.
+    pub fn view_version(&self) -> i64 {
+        self.settings.view_version
     }
 
     /// Carries out a call.

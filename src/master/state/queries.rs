@@ -95,6 +95,19 @@ impl State {
         &self.counters
     }
 
+    /// Puts that were granted and have neither ended nor been given up. Walks over what was begun
+    /// lately.
+    pub fn open_puts(&self) -> usize {
+        let count = |shard: &parking_lot::Mutex<super::shard::Shard>| {
+            let shard = shard.lock();
+            let is_open = |start: &&super::shard::Start| {
+                shard.alive(start.slot, start.generation).is_some_and(|object| !object.complete)
+            };
+            shard.starts.iter().filter(is_open).count()
+        };
+        self.shards.iter().map(count).sum()
+    }
+
     /// Sums over the whole pool.
     pub fn totals(&self) -> Totals {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);

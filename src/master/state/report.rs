@@ -112,7 +112,9 @@ impl State {
         if let Some(known) = self.known_claim(cell, &held, offset) {
             return known;
         }
-        if !cell.has(REPORTING | SETTLING) {
+        // What this life numbered itself it would know; another one's number may be as large only
+        // where its clock was ahead, and then the order of the two is not known.
+        if held.generation >= self.first_generation || !cell.has(REPORTING | SETTLING) {
             return Claim::Refused;
         }
         cell.yield_kept(offset);

@@ -12,6 +12,8 @@ pub struct Settings {
     pub seed: u128,
     /// Milliseconds of the wall clock at the start, or any number that grows from life to life.
     pub life: u64,
+    /// Version of the view in which this master leads; 0 where nobody is elected.
+    pub view_version: i64,
     /// Index shards, rounded up to a power of two, at most 1024.
     pub shards: usize,
     /// Length of a lease.
@@ -57,6 +59,7 @@ impl Default for Settings {
         Settings {
             seed: 0,
             life: 0,
+            view_version: 0,
             shards: 64,
             lease_ttl: Duration::from_secs(5),
             soft_pin_ttl: Duration::from_secs(1800),

@@ -118,10 +118,23 @@ impl State {
             log::info!("client {} is gone, with {} segments", client.id, slots.len());
             counters::add(&self.counters.expired_clients, 1);
         }
+        let table = self.table.load_full();
+        let cells = slots.iter().filter_map(|slot| table.cell(*slot));
+        let mut names: Vec<String> = cells.map(|cell| cell.segment.name.clone()).collect();
         for slot in slots {
             self.unmount_locked(&mut mounting, now, slot);
         }
         drop(mounting);
+        names.sort_unstable();
+        names.dedup();
+        let table = self.table.load_full();
+        for name in names {
+            // One that was started again under the name of the one before.
+            let lives = table.cells.iter().flatten().any(|cell| cell.segment.name == name);
+            if !lives {
+                self.outlet.gone(&name);
+            }
+        }
         self.outlet.news(client.id);
         self.drop_puts_of(now, client.serial);
     }

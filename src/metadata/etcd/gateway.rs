@@ -1,6 +1,7 @@
 //! etcd's API version 3 as JSON over HTTP, which every etcd from 3.4 on serves beside gRPC.
 //!
-//! Knows endpoints, users and the calls that a metadata store needs; knows nothing of documents.
+//! Knows endpoints, users and the calls that a metadata store and an election need; knows nothing
+//! of documents and leaders.
 //! Runs on the caller's thread. A call tries one endpoint after the other, each with its share of
 //! the time, beginning with the one that answered last.
 
@@ -123,13 +124,24 @@ impl Gateway {
 
     /// A new lease's id; `key` is what it is wanted for.
     pub(super) fn grant(&self, lease: Duration, key: &str, end: Deadline) -> Answer<String> {
+        self.grant_for(lease, key, end).map(|(id, _)| id)
+    }
+
+    /// The same, with the time to live that the cluster chose.
+    pub(super) fn grant_for(
+        &self,
+        lease: Duration,
+        key: &str,
+        end: Deadline,
+    ) -> Answer<(String, Duration)> {
         let request = GrantRequest { ttl: lease.as_secs().max(1) };
         let reply: LeaseReply = self.call("lease/grant", &request, key, end)?;
         if reply.id.is_empty() {
             let text = "etcd granted a lease without an id";
             return Err(place(Error::new(ErrorKind::MetadataMalformed, text), key).into());
         }
-        Ok(reply.id)
+        let seconds = u64::try_from(number(&reply.ttl)).unwrap_or(0);
+        Ok((reply.id, Duration::from_secs(seconds)))
     }
 
     /// Renews a lease; false if the cluster does not know it any more.
@@ -142,6 +154,38 @@ impl Gateway {
                 Err(place(Error::new(ErrorKind::MetadataUnavailable, text), "").into())
             }
         }
+    }
+
+    /// What lies under several keys at one moment, in their order.
+    pub(super) fn entries(&self, keys: &[&str], end: Deadline) -> Answer<Vec<Option<Kept>>> {
+        let about = keys.first().copied().unwrap_or("");
+        let request = Transaction {
+            success: keys.iter().map(|key| Operation::range(key)).collect(),
+            ..Transaction::default()
+        };
+        let reply: TransactionReply = self.call("kv/txn", &request, about, end)?;
+        reply.kept(keys.len()).map_err(|error| place(error, about).into())
+    }
+
+    /// Carries `changes` out if `conditions` hold, else says what lies under `otherwise`.
+    pub(super) fn change(
+        &self,
+        conditions: &[Condition<'_>],
+        changes: &[PutUnder<'_>],
+        otherwise: &str,
+        end: Deadline,
+    ) -> Answer<Changed> {
+        let request = Transaction {
+            compare: conditions.iter().map(Compare::new).collect(),
+            success: changes.iter().map(Operation::put).collect(),
+            failure: vec![Operation::range(otherwise)],
+        };
+        let reply: TransactionReply = self.call("kv/txn", &request, otherwise, end)?;
+        if reply.succeeded {
+            return Ok(Changed::Done { revision: number(&reply.header.revision) });
+        }
+        let mut kept = reply.kept(1).map_err(|error| place(error, otherwise))?;
+        Ok(Changed::Not(kept.pop().flatten()))
     }
 
     pub(super) fn revoke(&self, id: &str, end: Deadline) -> Answer<()> {
@@ -293,6 +337,137 @@ fn place(error: Error, key: &str) -> Error {
     }
 }
 
+/// What has to be so before a change is made.
+pub(super) enum Condition<'a> {
+    /// Nothing lies under the key.
+    Absent(&'a str),
+    /// The key was changed last at this revision; 0 is never, or it was removed since.
+    ChangedAt(&'a str, i64),
+}
+
+/// A value to be put under a key.
+pub(super) struct PutUnder<'a> {
+    pub(super) key: &'a str,
+    pub(super) value: &'a [u8],
+    pub(super) lease: Option<&'a str>,
+}
+
+/// What became of a change.
+pub(super) enum Changed {
+    /// It was made, at this revision.
+    Done { revision: i64 },
+    /// A condition did not hold; this lies under the key that was asked for.
+    Not(Option<Kept>),
+}
+
+/// A value with its history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) value: Vec<u8>,
+    /// The revision at which the key came to be.
+    pub(super) created: i64,
+    /// The revision of its last change.
+    pub(super) changed: i64,
+    /// The lease it hangs on; empty for none.
+    pub(super) lease: String,
+}
+
+/// A number in a reply; absent means 0.
+fn number(text: &str) -> i64 {
+    text.parse().unwrap_or(0)
+}
+
+#[derive(Serialize, Default)]
+struct Transaction<'a> {
+    compare: Vec<Compare>,
+    success: Vec<Operation<'a>>,
+    failure: Vec<Operation<'a>>,
+}
+
+#[derive(Serialize)]
+struct Compare {
+    key: String,
+    target: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create_revision: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mod_revision: Option<String>,
+}
+
+impl Compare {
+    fn new(condition: &Condition<'_>) -> Compare {
+        let (key, target, create_revision, mod_revision) = match condition {
+            Condition::Absent(key) => (key, "CREATE", Some("0".to_owned()), None),
+            Condition::ChangedAt(key, revision) => (key, "MOD", None, Some(revision.to_string())),
+        };
+        Compare { key: BASE64.encode(key), target, create_revision, mod_revision }
+    }
+}
+
+#[derive(Serialize)]
+enum Operation<'a> {
+    #[serde(rename = "request_range")]
+    Range(KeyRequest),
+    #[serde(rename = "request_put")]
+    Put(PutRequest<'a>),
+}
+
+impl<'a> Operation<'a> {
+    fn range(key: &str) -> Operation<'a> {
+        Operation::Range(KeyRequest { key: BASE64.encode(key) })
+    }
+
+    fn put(put: &PutUnder<'a>) -> Operation<'a> {
+        let (key, value) = (BASE64.encode(put.key), BASE64.encode(put.value));
+        Operation::Put(PutRequest { key, value, lease: put.lease })
+    }
+}
+
+#[derive(Deserialize)]
+struct TransactionReply {
+    #[serde(default)]
+    header: Header,
+    #[serde(default)]
+    succeeded: bool,
+    #[serde(default)]
+    responses: Vec<Response>,
+}
+
+#[derive(Deserialize, Default)]
+struct Header {
+    #[serde(default)]
+    revision: String,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    #[serde(alias = "responseRange")]
+    response_range: Option<RangeReply>,
+}
+
+impl TransactionReply {
+    /// The first entry of each of `count` ranges.
+    fn kept(self, count: usize) -> Result<Vec<Option<Kept>>> {
+        let malformed = |text| Error::new(ErrorKind::MetadataMalformed, text);
+        if self.responses.len() != count {
+            return Err(malformed("etcd answered another number of questions"));
+        }
+        let one = |response: Response| {
+            let Some(entry) =
+                response.response_range.and_then(|range| range.kvs.into_iter().next())
+            else {
+                return Ok(None);
+            };
+            let value = BASE64.decode(entry.value).map_err(|error| {
+                malformed("the value in etcd's reply is not in base64").caused_by(error)
+            })?;
+            let (created, changed) = (number(&entry.create_revision), number(&entry.mod_revision));
+            Ok(Some(Kept { value, created, changed, lease: entry.lease }))
+        };
+        self.responses.into_iter().map(one).collect()
+    }
+}
+
 #[derive(Serialize)]
 struct KeyRequest {
     key: String,
@@ -339,6 +514,12 @@ struct RangeReply {
 struct Entry {
     #[serde(default)]
     value: String,
+    #[serde(default, alias = "createRevision")]
+    create_revision: String,
+    #[serde(default, alias = "modRevision")]
+    mod_revision: String,
+    #[serde(default)]
+    lease: String,
 }
 
 #[derive(Deserialize)]

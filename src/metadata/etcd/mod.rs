@@ -5,6 +5,7 @@
 //! the entries are put again under a new one.
 
 mod gateway;
+mod leadership;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::net::tls::TlsFiles;
 use crate::time::Deadline;
+
+pub use leadership::{Board, Claim, Leader, Leadership, Life};
 
 use gateway::{Failure, Gateway};
 

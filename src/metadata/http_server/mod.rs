@@ -132,6 +132,7 @@ pub async fn accept(
 /// A server on a thread of its own; dropping it stops the server.
 pub struct MetadataServer {
     address: SocketAddr,
+    table: Arc<Table>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -142,6 +143,7 @@ impl MetadataServer {
         let resource = |error| Error::io(ErrorKind::Resource, "cannot start a server", error);
         let address = listener.local_addr().map_err(resource)?;
         let prepared = Prepared::new(listener, options)?;
+        let table = Arc::clone(&prepared.table);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("mc-http-file")
@@ -156,12 +158,17 @@ impl MetadataServer {
                 log::error!("the metadata server ended: {error}");
             }
         })?;
-        Ok(MetadataServer { address, stop: Some(stop), thread: Some(thread) })
+        Ok(MetadataServer { address, table, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The documents.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
     }
 
     /// What engines are configured with: the server's one resource.

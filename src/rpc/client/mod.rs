@@ -91,8 +91,8 @@ struct State {
     last_failure: Option<Error>,
     last_heard: Option<Instant>,
     idle: Vec<Lent>,
-    /// Sockets of all connections, to end calls under way.
-    sockets: HashMap<u64, Arc<TcpStream>>,
+    /// Sockets of all connections with their epochs, to end calls under way.
+    sockets: HashMap<u64, (u64, Arc<TcpStream>)>,
     /// Connections that exist or are being made.
     open: usize,
     waiting: usize,
@@ -239,11 +239,26 @@ impl MasterClient {
         Ok(())
     }
 
+    /// The same where the master so far is known to be replaced: calls under way end now, since
+    /// their answers are worth nothing.
+    pub fn replace(&self, address: &str) -> Result<()> {
+        self.redirect(address)?;
+        let state = self.state.lock();
+        let epoch = state.epoch;
+        for (of, socket) in state.sockets.values() {
+            if *of < epoch {
+                // Its call sees the end of the connection; one that has ended already is as good.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+        Ok(())
+    }
+
     /// Ends all calls under way and refuses further ones. Does not block.
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        for socket in state.sockets.values() {
+        for (_, socket) in state.sockets.values() {
             // Its call sees the end of the connection; one that has ended already is as good.
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -320,7 +335,7 @@ impl MasterClient {
         let started = Instant::now();
         let limit = Deadline::after(started, self.options.connect_timeout);
         let limit = limit.min(deadline);
-        let made = self.make(id, &host, port, limit);
+        let made = self.make((id, epoch), &host, port, limit);
         let mut state = self.state.lock();
         match made {
             Ok((connection, met)) => {
@@ -354,7 +369,7 @@ impl MasterClient {
 
     fn make(
         &self,
-        id: u64,
+        (id, epoch): (u64, u64),
         host: &str,
         port: u16,
         deadline: Deadline,
@@ -368,7 +383,11 @@ impl MasterClient {
         if state.closed {
             return Err(Error::new(ErrorKind::Shutdown, "the client is being closed"));
         }
-        state.sockets.insert(id, Arc::clone(connection.stream()));
+        if state.epoch != epoch {
+            let text = "the master was replaced meanwhile";
+            return Err(Error::new(ErrorKind::Unreachable, text));
+        }
+        state.sockets.insert(id, (epoch, Arc::clone(connection.stream())));
         drop(state);
         let met = connection.meet(options.dialect, deadline)?;
         Ok((connection, met))

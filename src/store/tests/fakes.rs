@@ -38,6 +38,8 @@ pub(super) struct MasterState {
     pub(super) is_down: bool,
     pub(super) suspects: Vec<String>,
     pub(super) reports: Vec<HeldObject>,
+    /// Reports that get no answer.
+    pub(super) reports_lost: usize,
     /// News that are told until they are acknowledged, and their numbers.
     pub(super) events: Vec<SegmentEvent>,
     pub(super) told: u64,
@@ -55,20 +57,27 @@ pub(super) struct MasterState {
 /// A master in memory.
 pub(super) struct FakeMaster {
     pub(super) state: Mutex<MasterState>,
-    pub(super) dialect: Dialect,
+    pub(super) dialect: Mutex<Dialect>,
 }
 
 impl FakeMaster {
     pub(super) fn new(dialect: Dialect) -> Arc<FakeMaster> {
         let state = MasterState { life: 1, ..MasterState::default() };
-        Arc::new(FakeMaster { state: Mutex::new(state), dialect })
+        Arc::new(FakeMaster { state: Mutex::new(state), dialect: Mutex::new(dialect) })
+    }
+
+    /// Forgets everything, and speaks otherwise.
+    pub(super) fn restart_as(&self, dialect: Dialect) {
+        *self.dialect.lock() = dialect;
+        self.restart();
     }
 
     /// Forgets everything, as a restarted master does.
     pub(super) fn restart(&self) {
         let mut state = self.state.lock();
         let (life, generation) = (state.life + 1, state.generation);
-        *state = MasterState { life, generation, ..MasterState::default() };
+        let reports_lost = state.reports_lost;
+        *state = MasterState { life, generation, reports_lost, ..MasterState::default() };
     }
 
     /// News for the holder.
@@ -178,7 +187,7 @@ impl Master for FakeMaster {
             let text = format!("{call:?}");
             state.calls.push(text.chars().take_while(|c| c.is_alphanumeric()).collect());
         }
-        let is_native = self.dialect == Dialect::Native;
+        let is_native = self.dialect() == Dialect::Native;
         let generation = |granted: Granted| Granted {
             generation: if is_native { granted.generation } else { 0 },
             ..granted
@@ -204,6 +213,10 @@ impl Master for FakeMaster {
                     last: state.told,
                     events: state.events.clone(),
                 }))
+            }
+            Call::Report { .. } if state.reports_lost > 0 => {
+                state.reports_lost -= 1;
+                return Err(Error::new(ErrorKind::Timeout, "the fake master is slow"));
             }
             Call::Report { objects, .. } => {
                 state.reports.extend(objects.iter().cloned());
@@ -269,7 +282,7 @@ impl Master for FakeMaster {
     }
 
     fn dialect(&self) -> Dialect {
-        self.dialect
+        *self.dialect.lock()
     }
 
     fn close(&self) {}

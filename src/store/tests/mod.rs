@@ -245,6 +245,31 @@ fn a_restarted_master_is_told_what_the_segments_hold() {
 }
 
 #[test]
+fn a_report_that_ended_half_way_is_made_again() {
+    let (master, _, stores) = pool(Dialect::Native, &["a"]);
+    for index in 0..10u8 {
+        put(&stores[0], &[b'k', index], &value(index, 100)).unwrap();
+    }
+    // The client is known to the new master from its mounting on, and must not take that for all.
+    master.state.lock().reports_lost = 3;
+    master.restart();
+    eventually(|| master.state.lock().reports.len() == 10);
+    assert_eq!(master.state.lock().reports_lost, 0);
+}
+
+#[test]
+fn a_time_under_upstreams_master_is_not_reported_over() {
+    let (master, _, stores) = pool(Dialect::Native, &["a"]);
+    put(&stores[0], b"k", b"v").unwrap();
+    eventually(|| stores[0].health().unwrap().objects_held == 1);
+    master.restart_as(Dialect::Upstream);
+    eventually(|| stores[0].health().unwrap().objects_held == 0);
+    master.restart_as(Dialect::Native);
+    eventually(|| master.calls("Report") > 0);
+    assert!(master.state.lock().reports.is_empty());
+}
+
+#[test]
 fn a_client_that_expired_mounts_again_with_nothing() {
     let (master, _, stores) = pool(Dialect::Native, &["a"]);
     put(&stores[0], b"k", b"v").unwrap();

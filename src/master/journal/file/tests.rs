@@ -310,6 +310,25 @@ fn nobody_is_answered_before_a_broken_journal_is_deleted() {
 }
 
 #[test]
+fn without_room_for_a_snapshot_the_logs_go_on() {
+    let folder = Folder::new("full-snapshot");
+    let (journal, state, _) = start(&folder.0);
+    mount(&state);
+    put(&state, 1);
+    journal.flush();
+    // Where the snapshot is to be written stands something else.
+    let number = journal.output.lock().number + 1;
+    fs::create_dir(folder.0.join(format!("snapshot.{number}.new"))).unwrap();
+    assert!(journal.compact(&state, Instant::now()).is_err());
+    assert!(journal.is_alive());
+    put(&state, 2);
+    journal.flush();
+    drop((journal, state));
+    fs::remove_dir(folder.0.join(format!("snapshot.{number}.new"))).unwrap();
+    assert_eq!(Journal::open(&folder.0, false).unwrap().1.objects.len(), 2);
+}
+
+#[test]
 fn a_folder_has_one_master() {
     let folder = Folder::new("lock");
     let (journal, _) = Journal::open(&folder.0, true).unwrap();

@@ -1,5 +1,6 @@
 //! Tests of the index: rules one by one, a naive model, restarts, eviction, memory, threads.
 
+mod elected;
 mod evicting;
 mod files;
 mod keeping;
