@@ -383,3 +383,6 @@ pub const LEADER_LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Names of clients that are gone and whose metadata is about to be removed: more than the segments
 /// of a rack that fails at once.
 pub const CLEANUP_NAMES_MAX: usize = 4096;
+/// Longest wait of a client that opens for a leader that is being elected: a lease that ends, a
+/// winner that waits as long again, both upstream's five seconds, and a little more.
+pub const LEADER_WAIT: Duration = Duration::from_secs(12);

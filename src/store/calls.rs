@@ -59,6 +59,11 @@ impl Calls {
         self.master.call(call, deadline).map_err(no_answer)
     }
 
+    /// A master that is being elected is waited for longer than for an answer.
+    pub(super) fn find(&self, deadline: Deadline) -> Result<()> {
+        self.master.find(deadline).map_err(no_answer)
+    }
+
     pub(super) fn ready(&self, deadline: Deadline) -> Result<()> {
         let answer = answer!(self, &Call::ServiceReady, deadline, Reply::Ready)?;
         answer.map(|_| ()).map_err(plain)

@@ -46,6 +46,8 @@ struct Looks {
 
 /// What a look found out.
 enum Look {
+    /// Nothing: it was not the time.
+    Unasked,
     /// Another leader is called from now on.
     Moved,
     /// The same leader, or none, or nobody knows.
@@ -83,9 +85,11 @@ impl ElectedMaster {
             }
             let now = Instant::now();
             if patience.passed(now) {
-                let text = "no master is elected";
-                let error =
-                    Error::new(ErrorKind::Unreachable, text).with("key", self.finder.place());
+                let (kind, text) = match &cause {
+                    Some(_) => (ErrorKind::MetadataUnavailable, "nobody says which master leads"),
+                    None => (ErrorKind::Unreachable, "no master is elected"),
+                };
+                let error = Error::new(kind, text).with("key", self.finder.place());
                 return Err(match cause {
                     Some(cause) => error.caused_by(cause),
                     None => error,
@@ -93,7 +97,8 @@ impl ElectedMaster {
             }
             self.check_open()?;
             match self.look(patience) {
-                Ok(_) => {}
+                Ok(Look::Unasked) => {}
+                Ok(_) => cause = None,
                 Err(error) => cause = Some(error),
             }
             if self.client.get().is_none() {
@@ -112,10 +117,10 @@ impl ElectedMaster {
 
     /// Asks who leads, unless somebody else is doing that or has just done it.
     fn look(&self, deadline: Deadline) -> Result<Look> {
-        let Some(mut looks) = self.looks.try_lock() else { return Ok(Look::Same) };
+        let Some(mut looks) = self.looks.try_lock() else { return Ok(Look::Unasked) };
         let is_recent = |at: Instant| at.elapsed() < limits::LEADER_LOOK_PAUSE;
         if looks.at.is_some_and(is_recent) || self.is_closed.load(Ordering::Acquire) {
-            return Ok(Look::Same);
+            return Ok(Look::Unasked);
         }
         let end = deadline.min(Deadline::within(limits::LEADER_LOOK_TIMEOUT));
         let found = self.finder.leader(end);
@@ -178,6 +183,30 @@ impl Master for ElectedMaster {
                 log::debug!("nobody says which master leads: {unknown}");
                 Err(error)
             }
+        }
+    }
+
+    fn find(&self, deadline: Deadline) -> Result<()> {
+        let patience = deadline.min(Deadline::within(limits::LEADER_WAIT));
+        loop {
+            let error = match self.call(&Call::ServiceReady, patience) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            // Nobody is elected, or who is does not serve yet.
+            let may_come = matches!(
+                error.kind(),
+                ErrorKind::Unreachable
+                    | ErrorKind::PeerDown
+                    | ErrorKind::ConnectionLost
+                    | ErrorKind::Timeout
+                    | ErrorKind::Rejected
+            );
+            let left = patience.remaining(Instant::now());
+            if !may_come || left.is_zero() {
+                return Err(error);
+            }
+            std::thread::sleep(limits::LEADER_LOOK_PAUSE.min(left));
         }
     }
 
@@ -270,8 +299,8 @@ mod tests {
         let error = master
             .call(&Call::ServiceReady, Deadline::within(Duration::from_secs(30)))
             .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unreachable);
-        assert!(error.to_string().contains("no master is elected"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::MetadataUnavailable);
+        assert!(error.to_string().contains("nobody says which master leads"), "{error}");
         master.close();
         let error = master.call(&Call::ServiceReady, Deadline::within(Duration::from_secs(1)));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Shutdown);

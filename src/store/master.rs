@@ -19,6 +19,12 @@ pub trait Master: Send + Sync {
     /// fit the call is an error.
     fn call(&self, call: &Call, deadline: Deadline) -> Result<Reply>;
 
+    /// Waits for a master that is about to be there, where somebody may be: one is being elected.
+    /// Blocks at most until `deadline`, and fails as a call would.
+    fn find(&self, _deadline: Deadline) -> Result<()> {
+        Ok(())
+    }
+
     /// What the master speaks, as far as it was heard of.
     fn dialect(&self) -> Dialect;
 

@@ -134,7 +134,7 @@ impl Image {
         if rest == 0 {
             return;
         }
-        let bytes = object.slices.iter().sum();
+        let bytes = object.slices.iter().fold(0, |sum: u64, slice| sum.saturating_add(*slice));
         for (slot, offset) in object.copies {
             let until = self.moment.saturating_add(rest);
             self.resting.push_back(RestingRange { slot, offset, bytes, until });
