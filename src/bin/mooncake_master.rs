@@ -119,9 +119,8 @@ fn run(mut values: Values) -> Result<()> {
     if let Some(port) = process.metadata_port() {
         info!("HTTP metadata server started on port {port}");
     }
-    match &config.candidacy {
-        Some(candidacy) => info!("standing by to serve at {}", candidacy.address),
-        None => {}
+    if let Some(candidacy) = &config.candidacy {
+        info!("standing by to serve at {}", candidacy.address);
     }
     ends.wait();
     if let Some(error) = process.failure() {

@@ -60,7 +60,7 @@ impl Calls {
     }
 
     /// A master that is being elected is waited for longer than for an answer.
-    pub(super) fn find(&self, deadline: Deadline) -> Result<()> {
+    pub(super) fn find_master(&self, deadline: Deadline) -> Result<()> {
         self.master.find(deadline).map_err(no_answer)
     }
 

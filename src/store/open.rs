@@ -162,7 +162,7 @@ fn begin(shared: &Arc<Shared>) -> Result<()> {
         shared.mover.register(range.address, range.length, Access::LOCAL)?;
     }
     let deadline = shared.deadline(None);
-    shared.calls.find(deadline)?;
+    shared.calls.find_master(deadline)?;
     shared.calls.ready(deadline)?;
     if shared.calls.is_native() {
         let life = shared.calls.greet(deadline)?;

@@ -42,8 +42,8 @@ impl Index {
     }
 
     /// The slot under that hash which `is_it`.
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.position(hash, |slot| is_it(slot)).map(|at| self.entries[at] as u32)
+    pub(super) fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.position(hash, is_it).map(|at| self.entries[at] as u32)
     }
 
     fn position(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<usize> {

@@ -80,13 +80,7 @@ impl State {
     }
 
     /// When a range of the object may hold another one.
-    pub(super) fn rest_until(
-        &self,
-        now: Micros,
-        object: &Object,
-        end: End,
-        cell: &Cell,
-    ) -> Micros {
+    pub(super) fn rest_until(&self, now: Micros, object: &Object, end: End, cell: &Cell) -> Micros {
         let last = object.last_use();
         let mut until = if object.complete {
             last.reusable_at(self.times.lease)
