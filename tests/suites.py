@@ -139,5 +139,7 @@ def only_long():
         Suite("fuzz", [Step(["fuzz/run"], lines("fuzz"), 7200)], needs=["cargo"]),
         Suite("bare_wheel", [Step([sys.executable, "-u", "tests/bare/wheel.py"],
                                   lines("bare_wheel"), 7200)], needs=["cargo"]),
+        Suite("aarch64", [Step(["tests/aarch64/run"], lines("aarch64"), 10800)], needs=["cargo"],
+              after_build=True),
         Suite("bare", [Step(["tests/bare/run"], lines("bare"), 10800)], needs=["git"]),
     ]
