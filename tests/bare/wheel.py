@@ -40,7 +40,7 @@ mount -t proc proc /proc
 export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 python3 -m pip uninstall -q -y mooncake-transfer-engine >/dev/null 2>&1
 python3 -m pip install -q --no-index --no-deps /wheel/*.whl || exit
-mooncake_master --rpc_address=127.0.0.1 --rpc_port=50051 --enable_journal=false 2>/root/master.log &
+mooncake_master --rpc_address=127.0.0.1 --rpc_port=50051 --enable_journal=false 2>/tmp/master.log &
 for try in 1 2 3 4 5 6 7 8 9 10; do grep -q :C383 /proc/net/tcp && break; sleep 0.5; done
 python3 /wheel/use.py 127.0.0.1:50051
 """
