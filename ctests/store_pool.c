@@ -84,7 +84,7 @@ static int holds(const mc_store_buffer_t *buffer, int index) {
 
 static mc_store_buffer_t *buffer_of(mc_store_t *store, int index) {
     mc_store_buffer_t *buffer = NULL;
-    char key[8];
+    char key[16];
     snprintf(key, sizeof key, "k%d", index);
     REQUIRE_OK(mc_store_get_buffer(store, key, strlen(key), 0, &buffer));
     CHECK(holds(buffer, index));
@@ -132,7 +132,7 @@ int main(int count, char **arguments) {
     holder = open_store(port, 32u << 20);
     reader = open_store(port, MC_STORE_NO_BYTES);
     for (index = 0; index < OBJECTS; index++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "k%d", index);
         memset(value[index], 'a' + index, BYTES);
         REQUIRE_OK(mc_store_put(holder, key, strlen(key), value[index], BYTES, NULL));
