@@ -109,10 +109,10 @@ class Ranges:
         """For each key what holds its object, or a negative number."""
         found = []
         for place, status, handle in self._buffers(names, call):
-            if status == 0:
-                buffer = make_handle(handle)
+            buffer = make_handle(handle) if status == 0 else None
+            if buffer is not None:
                 found.append(Held(buffer.ptr(), buffer.size(), buffer))
-            elif status == c.MC_ERR_LIMIT_REACHED:
+            elif status in (0, c.MC_ERR_LIMIT_REACHED):
                 value = self._get_directly(names, place)
                 held = Value(call, value)
                 found.append(Held(held.address, held.length, held) if value else NO_SPACE)

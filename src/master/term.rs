@@ -2,7 +2,8 @@
 //!
 //! A master that stands alone has one for its whole life; an elected one gets a new one, empty,
 //! each time it begins to lead. Owns the server of calls and the threads `mc-master` (time),
-//! `mc-journal` (its size) and `mc-files` (files whose objects are gone). A term that ends leaves nothing behind but the journal.
+//! `mc-journal` (its size) and `mc-files` (files whose objects are gone). A term that ends leaves
+//! nothing behind but the journal.
 
 use std::net::IpAddr;
 use std::sync::Arc;

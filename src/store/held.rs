@@ -225,6 +225,7 @@ mod tests {
     #[test]
     fn what_is_lent_is_named_when_its_object_goes_and_again_when_it_came_back() {
         let mut held = Held::default();
+        held.meet(1);
         let spot = (object(0, 0).segment, 64);
         assert!(!held.lend(spot, 1, 100), "not known to be there");
         held.add(object(64, 1));

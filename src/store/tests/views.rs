@@ -18,7 +18,8 @@ fn drop_object(master: &FakeMaster, key: &[u8]) {
     let Place::Memory(ranges) = &entry.replicas[0].place else { panic!("no memory") };
     let segment = state.segments.iter().find(|(s, ..)| s.endpoint == "a").unwrap().0.id;
     let (address, generation) = (ranges[0].address, entry.generation);
-    state.events.push(SegmentEvent::Gone { segment, address, generation });
+    drop(state);
+    master.tell(vec![SegmentEvent::Gone { segment, address, generation }]);
 }
 
 fn kept(master: &FakeMaster) -> usize {

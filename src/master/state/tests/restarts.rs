@@ -221,7 +221,7 @@ fn reports_alone_bring_back_what_holders_were_told_of() {
 
 /// Two lives on from a put that was replaced, with a holder that was away and has heard nothing.
 fn outdated(bench: &mut Bench, away_ms: u64) -> bool {
-    let old = held(b"k", 1 << 30, 2, 0, 1000);
+    let old = held(b"k", bench.state.life() - 1, 2, 0, 1000);
     come_back(bench, 1, true);
     report(bench, client(1), Vec::new(), true);
     bench.pass(away_ms);
