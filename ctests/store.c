@@ -95,8 +95,11 @@ static void wrong_options(void) {
     options.json = "{\"no_such_option\": 1}";
     CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_store_open(&options, NULL, &store));
     CHECK_SAYS("no_such_option");
-    options = options_for("etcd://127.0.0.1:2379");
-    CHECK_STATUS(MC_ERR_UNSUPPORTED, mc_store_open(&options, NULL, &store));
+    options = options_for("redis://127.0.0.1:1");
+    CHECK_STATUS(MC_ERR_UNKNOWN_PROTOCOL, mc_store_open(&options, NULL, &store));
+    /* Nobody is there who could say which master leads. */
+    options = options_for("etcd://127.0.0.1:1");
+    CHECK_STATUS(MC_ERR_MASTER_UNAVAILABLE, mc_store_open(&options, NULL, &store));
     options = options_for("127.0.0.1:1");
     options.protocol = "carrier pigeon";
     CHECK_STATUS(MC_ERR_UNKNOWN_PROTOCOL, mc_store_open(&options, NULL, &store));
