@@ -1,11 +1,12 @@
-/* What it costs to move bytes to another process of this host: processor time of the one thread
- * that does it, against memcpy by the same thread in the same moments, so that a busy machine
- * disturbs both alike. Two engines in two processes; the child only owns the memory, and sleeps.
+/* What it costs to move bytes to another process of this host, against memcpy by one thread in the
+ * same moments: processor time of the whole process, which a busy machine disturbs little, and wall
+ * time, in which the engine's second thread helps with large ones. Two engines in two processes; the
+ * child only owns the memory, and sleeps.
  *
  *     cc -O2 -Iinclude bench/same_host.c -Ltarget/release -lmooncake -o same_host && ./same_host
  *
- * Prints for each shape GB/s of processor time of both, the ratio, and the wall time of one request
- * at the median. The memory walked through is larger than the caches. */
+ * Prints for each shape GB per second of processor time of both, their ratio, the same of wall time,
+ * and the wall time of one request or batch at the median. The memory walked through is larger than the caches. */
 #define _GNU_SOURCE
 #include <stdint.h>
 #include <stdio.h>
@@ -65,16 +66,43 @@ static int compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* One way to spend time, per round, in bytes per second. */
+struct rates {
+    double cpu[ROUNDS], wall[ROUNDS];
+};
+
+struct moment {
+    double cpu, wall;
+};
+
+static struct moment now(void) {
+    struct moment moment = {seconds(CLOCK_PROCESS_CPUTIME_ID), seconds(CLOCK_MONOTONIC)};
+    return moment;
+}
+
+static void note(struct rates *rates, size_t round, struct moment start, size_t bytes) {
+    struct moment end = now();
+    rates->cpu[round] = (double)bytes / (end.cpu - start.cpu);
+    rates->wall[round] = (double)bytes / (end.wall - start.wall);
+}
+
+static double median(double *values, size_t count) {
+    qsort(values, count, sizeof values[0], compare);
+    return values[count / 2];
+}
+
 static void measure(mc_engine_t *engine, mc_segment_t segment, unsigned char *own,
                     unsigned char *other, uint64_t remote, int is_read, size_t block, size_t count) {
-    static double ratios[ROUNDS], ours[ROUNDS], theirs[ROUNDS], walls[SAMPLES];
+    static double cpu_ratios[ROUNDS], wall_ratios[ROUNDS], walls[SAMPLES];
+    static struct rates ours, theirs;
     mc_batch_t *batch = NULL;
     mc_request_t requests[64];
     size_t at = 0, taken = 0, round;
+    double cpu, wall, cpu_ratio, wall_ratio;
     need(mc_batch_create(engine, 64, &batch), "batch");
     for (round = 0; round < ROUNDS; round++) {
         size_t bytes = (size_t)64 << 20, moved;
-        double begin = seconds(CLOCK_THREAD_CPUTIME_ID), spent, copied;
+        struct moment begin = now();
         for (moved = 0; moved < bytes; moved += block * count) {
             double start = seconds(CLOCK_MONOTONIC);
             size_t i;
@@ -100,32 +128,32 @@ static void measure(mc_engine_t *engine, mc_segment_t segment, unsigned char *ow
             }
             if (taken < SAMPLES) walls[taken++] = seconds(CLOCK_MONOTONIC) - start;
         }
-        spent = seconds(CLOCK_THREAD_CPUTIME_ID) - begin;
-        begin = seconds(CLOCK_THREAD_CPUTIME_ID);
+        note(&ours, round, begin, moved);
+        begin = now();
         for (moved = 0; moved < bytes; moved += block) {
             if (is_read) memcpy(own + at, other + at, block);
             else memcpy(other + at, own + at, block);
             at = (at + block) % REGION;
         }
-        copied = seconds(CLOCK_THREAD_CPUTIME_ID) - begin;
-        ours[round] = (double)bytes / spent;
-        theirs[round] = (double)bytes / copied;
-        ratios[round] = copied / spent;
+        note(&theirs, round, begin, moved);
+        cpu_ratios[round] = ours.cpu[round] / theirs.cpu[round];
+        wall_ratios[round] = ours.wall[round] / theirs.wall[round];
     }
     need(mc_batch_destroy(batch), "destroy");
-    qsort(ratios, ROUNDS, sizeof ratios[0], compare);
-    qsort(ours, ROUNDS, sizeof ours[0], compare);
-    qsort(theirs, ROUNDS, sizeof theirs[0], compare);
-    qsort(walls, taken, sizeof walls[0], compare);
-    printf("| %s %zu KiB x %zu | %.2f | %.2f | %.2f (%.2f-%.2f) | %.0f | %.1f |\n", is_read ? "read" : "write",
-           block >> 10, count, theirs[ROUNDS / 2] / 1e9, ours[ROUNDS / 2] / 1e9, ratios[ROUNDS / 2], ratios[0],
-           ratios[ROUNDS - 1], ours[ROUNDS / 2] / (double)block / 1e3, walls[taken / 2] * 1e6);
+    cpu_ratio = median(cpu_ratios, ROUNDS);
+    wall_ratio = median(wall_ratios, ROUNDS);
+    cpu = median(ours.cpu, ROUNDS);
+    wall = median(ours.wall, ROUNDS);
+    printf("| %s %zu KiB x %zu | %.2f | %.2f | %.2f (%.2f-%.2f) | %.2f | %.2f (%.2f-%.2f) | %.0f | %.1f |\n",
+           is_read ? "read" : "write", block >> 10, count, median(theirs.cpu, ROUNDS) / 1e9, cpu / 1e9,
+           cpu_ratio, cpu_ratios[0], cpu_ratios[ROUNDS - 1], wall / 1e9, wall_ratio, wall_ratios[0],
+           wall_ratios[ROUNDS - 1], cpu / (double)block / 1e3, median(walls, taken) * 1e6);
     fflush(stdout);
 }
 
 int main(void) {
     static const struct { size_t block, count; } shapes[] = {
-        {4096, 1}, {4096, 32}, {65536, 32}, {1 << 20, 1}, {16 << 20, 1}};
+        {4096, 1}, {4096, 32}, {65536, 32}, {1 << 20, 1}, {16 << 20, 1}, {1 << 20, 32}};
     int up[2], down[2];
     struct hello hello;
     pid_t child;
@@ -152,8 +180,9 @@ int main(void) {
         mc_engine_t *engine = engine_over(own);
         mc_segment_t segment;
         need(mc_segment_open(engine, hello.name, &segment), "open");
-        printf("| what | memcpy, GB/s | moved, GB/s | ratio | thousand blocks/s | one call, us |\n"
-               "| --- | --- | --- | --- | --- | --- |\n");
+        printf("| what | memcpy, GB per CPU s | moved, GB per CPU s | ratio | moved, GB/s | / memcpy |"
+               " thousand blocks per CPU s | one call, us |\n"
+               "| --- | --- | --- | --- | --- | --- | --- | --- |\n");
         for (i = 0; i < 2 * sizeof shapes / sizeof shapes[0]; i++) {
             measure(engine, segment, own, other, hello.address, (int)(i % 2), shapes[i / 2].block,
                     shapes[i / 2].count);

@@ -334,11 +334,15 @@ const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);
 /// Blocks moved by one call of the kernel between two processes: the call's own cost is spread over
 /// so many, and a cancelling thread waits for one call.
 pub const SHM_BLOCKS_PER_CALL: usize = 64;
-/// Bytes moved in one go between two processes: about a tenth of a millisecond, which is how long
-/// a cancelling thread, or an owner who unregisters, waits.
-pub const SHM_BYTES_PER_CALL: u64 = 1 << 20;
-/// Bytes that a thread moves at once for a batch that others can drive too; the rest is shared
-/// with the transport's thread.
+/// Bytes moved in one go between two processes: less than a tenth of a millisecond, which is how
+/// long a cancelling thread, or an owner who unregisters, waits, and how long one of two threads
+/// that share a transfer waits for the other at its end.
+pub const SHM_BYTES_PER_CALL: u64 = 256 << 10;
+/// A submission of more bytes than this is shared with the transport's thread. Waking it takes tens
+/// of microseconds, in which one thread moves about a third of this.
+pub const SHM_SHARED_BYTES_MIN: u64 = 512 << 10;
+/// Bytes of small blocks that a thread moves at once; the rest is shared with the transport's
+/// thread.
 pub const SHM_SUBMIT_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that a thread moves between two looks at its deadline.
 pub const SHM_PROGRESS_BYTES_MAX: u64 = 8 << 20;

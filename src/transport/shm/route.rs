@@ -98,6 +98,21 @@ impl ShmRoute {
         std::mem::take(&mut *queue)
     }
 
+    /// Lets slices wait for whoever comes first: the transport's thread, which is woken, and those
+    /// who poll or wait. Slices that must not be moved here are put into `far`.
+    fn share(&self, slices: impl Iterator<Item = Slice>, far: &mut Vec<Slice>) {
+        let mut queue = self.queue.lock();
+        for slice in slices {
+            match needs_fence(&slice) {
+                true => far.push(slice),
+                false => queue.push_back(slice),
+            }
+        }
+        self.queued.store(queue.len(), Ordering::Release);
+        drop(queue);
+        self.inner.wake.signal();
+    }
+
     /// Moves waiting slices, about `bytes` of them.
     pub(super) fn drive(&self, bytes: u64) {
         let mut far: Vec<Slice> = Vec::new();
@@ -133,7 +148,7 @@ impl ShmRoute {
         let mut queue = self.queue.lock();
         let mut bytes = 0;
         while let Some(slice) = queue.front() {
-            if run.len() >= BLOCKS || !fits(run, bytes, slice) {
+            if run.len() >= BLOCKS || !fits(run, bytes, slice, limits::SHM_BYTES_PER_CALL) {
                 break;
             }
             let Some(slice) = queue.pop_front() else { break };
@@ -306,12 +321,12 @@ impl Way {
     }
 }
 
-/// True if the slice can be moved together with the run, which has `bytes`.
-fn fits(run: &Run, bytes: u64, slice: &Slice) -> bool {
+/// True if the slice can be moved together with the run, which has `bytes` of at most `limit`.
+fn fits(run: &Run, bytes: u64, slice: &Slice, limit: u64) -> bool {
     run.first().is_none_or(|first| {
         first.remote_key == slice.remote_key
             && first.operation == slice.operation
-            && bytes.saturating_add(slice.length) <= limits::SHM_BYTES_PER_CALL
+            && bytes.saturating_add(slice.length) <= limit
     })
 }
 
@@ -343,10 +358,6 @@ impl Route for ShmRoute {
         if self.link.is_over() {
             return self.far.submit(slices, driver);
         }
-        let at_once = match driver {
-            Driver::Caller => limits::SHM_PROGRESS_BYTES_MAX,
-            Driver::Threads => limits::SHM_SUBMIT_BYTES_MAX,
-        };
         let mut far: Vec<Slice> = Vec::new();
         let mut next: Option<Slice> = None;
         let mut run = Run::new();
@@ -359,7 +370,7 @@ impl Route for ShmRoute {
                     far.push(slice);
                     continue;
                 }
-                if !fits(&run, bytes, &slice) {
+                if !fits(&run, bytes, &slice, limits::SHM_SHARED_BYTES_MIN) {
                     next = Some(slice);
                     break;
                 }
@@ -369,23 +380,13 @@ impl Route for ShmRoute {
             if run.is_empty() {
                 break;
             }
+            let more = next.as_ref().map_or(0, |slice| slice.length);
+            let is_large = bytes.saturating_add(more) > limits::SHM_SHARED_BYTES_MIN;
             // A queue that is full is none: then the caller moves everything.
             let has_room = self.queued.load(Ordering::Acquire) < self.inner.queue_max;
-            if moved >= at_once && has_room {
-                let mut queue = self.queue.lock();
-                queue.extend(run.drain(..));
-                queue.extend(next.take());
-                for slice in slices {
-                    match needs_fence(&slice) {
-                        true => far.push(slice),
-                        false => queue.push_back(slice),
-                    }
-                }
-                self.queued.store(queue.len(), Ordering::Release);
-                drop(queue);
-                if driver == Driver::Threads {
-                    self.inner.wake.signal();
-                }
+            if has_room && (is_large || moved >= limits::SHM_SUBMIT_BYTES_MAX) {
+                let rest = run.drain(..).chain(next.take()).chain(&mut *slices);
+                self.share(rest, &mut far);
                 break;
             }
             moved += bytes;

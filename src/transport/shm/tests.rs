@@ -213,6 +213,15 @@ struct Scribbled {
 impl Scribbled {
     /// `memory` is what the peer gives for every registration it is asked for.
     fn new(probe: Option<&'static Sixteen>, memory: Option<SharedFile>) -> Scribbled {
+        Scribbled::with_memory(4096, probe, memory)
+    }
+
+    /// As [`Scribbled::new`], with so many bytes of memory here.
+    fn with_memory(
+        length: usize,
+        probe: Option<&'static Sixteen>,
+        memory: Option<SharedFile>,
+    ) -> Scribbled {
         let instance = instance();
         let (table, pins) = (file(TABLE_BYTES), file(PINS_BYTES));
         let (own_table, own_pins) = (table.map().unwrap(), pins.map().unwrap());
@@ -230,9 +239,9 @@ impl Scribbled {
         let inner = Inner::new(instance, 1000, Arc::new(Metrics::default())).unwrap();
         let far = Arc::new(Elsewhere::default());
         let route = ShmRoute::new(link, Arc::clone(&far) as Arc<dyn Route>, Arc::new(inner));
-        let mut bytes = vec![0xC7u8; 3 * 4096];
+        let mut bytes = vec![0xC7u8; length + 2 * 4096];
         let address = bytes.as_mut_ptr().expose_provenance() + 4096;
-        let local = Region::new(address, 4096, "*", Access::LOCAL, 0).unwrap();
+        let local = Region::new(address, length, "*", Access::LOCAL, 0).unwrap();
         let (route, local) = (Arc::new(route), Arc::new(local));
         Scribbled { route, far, table: own_table, pins: own_pins, local, bytes, peer: Some(peer) }
     }
@@ -244,11 +253,15 @@ impl Scribbled {
         self.table.word(USED).unwrap().store(u64::from(slot) + 1, Ordering::SeqCst);
     }
 
-    /// Tries one slice: bytes moved here, and whether it went elsewhere.
-    fn try_slice(&self, operation: Operation, key: u64, remote: u64, length: u64) -> (u64, bool) {
-        let ends = Arc::new(Ends::default());
-        let before = *self.far.0.lock();
-        let slice = Slice::new(
+    fn sliced(
+        &self,
+        ends: &Arc<Ends>,
+        operation: Operation,
+        key: u64,
+        remote: u64,
+        length: u64,
+    ) -> Slice {
+        Slice::new(
             operation,
             1,
             Arc::clone(&self.local),
@@ -257,9 +270,21 @@ impl Scribbled {
             key,
             length,
             Instant::now() + PATIENCE,
-            Arc::clone(&ends) as Arc<dyn Tasks>,
+            Arc::clone(ends) as Arc<dyn Tasks>,
             0,
-        );
+        )
+    }
+
+    /// A slice for the registration with key 7 that begins at 1 MiB.
+    fn slice(&self, ends: &Arc<Ends>, operation: Operation, offset: u64, length: u64) -> Slice {
+        self.sliced(ends, operation, 7, (1 << 20) + offset, length)
+    }
+
+    /// Tries one slice: bytes moved here, and whether it went elsewhere.
+    fn try_slice(&self, operation: Operation, key: u64, remote: u64, length: u64) -> (u64, bool) {
+        let ends = Arc::new(Ends::default());
+        let before = *self.far.0.lock();
+        let slice = self.sliced(&ends, operation, key, remote, length);
         self.route.submit(&mut std::iter::once(slice), Driver::Caller);
         let moved = *ends.moved.lock();
         let elsewhere = *self.far.0.lock() > before;
@@ -274,7 +299,8 @@ impl Drop for Scribbled {
         if let Some(peer) = self.peer.take() {
             peer.join().unwrap();
         }
-        let around = self.bytes[..4096].iter().chain(&self.bytes[8192..]);
+        let end = self.bytes.len() - 4096;
+        let around = self.bytes[..4096].iter().chain(&self.bytes[end..]);
         assert!(around.copied().all(|byte| byte == 0xC7), "bytes beside the region were touched");
     }
 }
@@ -371,27 +397,14 @@ fn what_waits_is_moved_by_whoever_waits() {
     let peer = Scribbled::new(None, Some(file(8192)));
     peer.slot(0, [7, 1 << 20, 8192, ALL, 1]);
     let ends = Arc::new(Ends::default());
-    let count = 2 * limits::SHM_PROGRESS_BYTES_MAX / 4096;
-    let mut slices = (0..count).map(|index| {
-        Slice::new(
-            Operation::Write,
-            1,
-            Arc::clone(&peer.local),
-            peer.local.address() as u64,
-            (1 << 20) + index % 2 * 4096,
-            7,
-            4096,
-            Instant::now() + PATIENCE,
-            Arc::clone(&ends) as Arc<dyn Tasks>,
-            0,
-        )
-    });
+    let count = 2 * limits::SHM_SUBMIT_BYTES_MAX / 4096;
+    let block = |index| peer.slice(&ends, Operation::Write, index % 2 * 4096, 4096);
     let mut sources = Vec::new();
     peer.route.wait_sources(Rails::ALL, &mut sources);
     assert!(sources.is_empty());
-    peer.route.submit(&mut slices, Driver::Caller);
+    peer.route.submit(&mut (0..count).map(block), Driver::Caller);
     assert!(peer.route.has_work());
-    assert_eq!(*ends.moved.lock(), limits::SHM_PROGRESS_BYTES_MAX);
+    assert_eq!(*ends.moved.lock(), limits::SHM_SUBMIT_BYTES_MAX);
     peer.route.wait_sources(Rails::ALL, &mut sources);
     let asleep = crate::net::wake::EventFd::new().unwrap();
     let raw: Vec<_> = sources.iter().map(|source| (source.fd, source.writable)).collect();
@@ -403,26 +416,37 @@ fn what_waits_is_moved_by_whoever_waits() {
     }
     assert_eq!(*ends.moved.lock(), count * 4096);
     // What is cancelled while it waits ends there.
-    let rest = (0..count).map(|_| {
-        Slice::new(
-            Operation::Read,
-            1,
-            Arc::clone(&peer.local),
-            peer.local.address() as u64,
-            1 << 20,
-            7,
-            4096,
-            Instant::now() + PATIENCE,
-            Arc::clone(&ends) as Arc<dyn Tasks>,
-            0,
-        )
-    });
+    let rest = (0..count).map(|_| peer.slice(&ends, Operation::Read, 0, 4096));
     peer.route.submit(&mut { rest }, Driver::Caller);
     let error = Error::new(crate::error::ErrorKind::Cancelled, "enough");
     peer.route.cancel(OwnerId(1), &error);
     assert!(!peer.route.has_work());
     let before = *ends.moved.lock();
     assert_eq!(*ends.failed.lock() as u64, count - (before - count * 4096) / 4096);
+}
+
+/// The transport's thread gets its share of a large request from the first byte on.
+#[test]
+fn what_is_large_waits_as_a_whole() {
+    let piece = limits::SHM_BYTES_PER_CALL;
+    let peer = Scribbled::with_memory(piece as usize, None, Some(file(piece as usize)));
+    peer.slot(0, [7, 1 << 20, piece, ALL, 1]);
+    let ends = Arc::new(Ends::default());
+    let whole = limits::SHM_SHARED_BYTES_MIN / piece;
+    let pieces = |count| (0..count).map(|_| peer.slice(&ends, Operation::Write, 0, piece));
+    peer.route.submit(&mut pieces(whole), Driver::Caller);
+    assert!(!peer.route.has_work());
+    assert_eq!(*ends.moved.lock(), limits::SHM_SHARED_BYTES_MIN);
+    for driver in [Driver::Caller, Driver::Threads] {
+        *ends.moved.lock() = 0;
+        peer.route.submit(&mut pieces(whole + 1), driver);
+        assert_eq!(*ends.moved.lock(), 0);
+        assert!(peer.route.has_work());
+        peer.route.drive(1);
+        assert_eq!(*ends.moved.lock(), piece, "one piece at a time");
+        peer.route.drive(u64::MAX);
+        assert_eq!(*ends.moved.lock(), (whole + 1) * piece);
+    }
 }
 
 fn engine_with_door() -> (Shm, Sixteen) {

@@ -142,7 +142,7 @@ impl Worker {
             let busy: Vec<Arc<ShmRoute>> =
                 self.inner.routes().into_iter().filter(|route| route.has_work()).collect();
             for route in &busy {
-                route.drive(limits::SHM_BYTES_PER_CALL);
+                route.drive(limits::SHM_SUBMIT_BYTES_MAX);
             }
             let has_strangers = self.visitors.values().any(Visitor::is_stranger);
             let time = match (busy.is_empty(), has_strangers) {
