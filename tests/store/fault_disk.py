@@ -42,7 +42,8 @@ class SmallDisk:
 
     @property
     def prefix(self):
-        return ("nsenter", "--mount", f"--target={self.holder.pid}", "--")
+        # With its root: in a chroot that of the namespace is another.
+        return ("nsenter", "--mount", "--root", f"--target={self.holder.pid}", "--")
 
     @property
     def inside(self):
