@@ -44,6 +44,9 @@ pub struct Event {
     pub readable: bool,
     /// Something can be written, or the peer is gone.
     pub writable: bool,
+    /// The connection is broken, or closed in both directions: reported whatever was asked for, and
+    /// every time, until the descriptor is closed.
+    pub over: bool,
 }
 
 /// An epoll instance.
@@ -101,6 +104,7 @@ impl Epoll {
                         token: event.data.u64(),
                         readable: flags.intersects(EventFlags::IN | gone),
                         writable: flags.intersects(EventFlags::OUT | gone),
+                        over: flags.intersects(EventFlags::HUP | EventFlags::ERR),
                     }
                 }));
                 Ok(())

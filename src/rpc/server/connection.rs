@@ -181,7 +181,10 @@ impl Connection {
                     break;
                 }
                 Ok(received) => received,
-                Err(error) if error.kind() == IoKind::WouldBlock => break,
+                Err(error) if error.kind() == IoKind::WouldBlock => {
+                    drained = true;
+                    break;
+                }
                 Err(error) if error.kind() == IoKind::Interrupted => continue,
                 Err(_) => return Verdict::Close,
             };
@@ -219,7 +222,7 @@ impl Connection {
     }
 
     /// True while its requests are not to be looked at.
-    fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.output.len() - self.sent > limits::RPC_BACKLOG_BYTES
             || self.pending >= limits::RPC_PENDING_MAX
     }

@@ -222,6 +222,15 @@ impl Worker {
                 self.accept((LISTENER - token) as usize);
                 false
             }
+            // Neither read from, which may have requests left, nor written to: closed, since no
+            // event mask keeps such a descriptor from waking this thread.
+            token
+                if event.over
+                    && self.connections.get(&token).is_some_and(Connection::is_blocked) =>
+            {
+                self.close(token, false);
+                true
+            }
             token => self.turn(token, draining, now),
         }
     }
