@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A failed test is a panic.
 
 mod common;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -256,6 +258,15 @@ fn written_to(target: &Engine) -> (Guarded, String) {
     (memory, line)
 }
 
+/// The same with the process that has been at it for a random time of at most `longest_us`.
+fn being_written(target: &Engine, random: &mut Random, longest_us: u64) -> (Guarded, Other) {
+    let (memory, line) = written_to(target);
+    let mut other = Other::start("initiator", &line);
+    assert!(other.says().unwrap().starts_with("shm "));
+    std::thread::sleep(Duration::from_micros(random.below(longest_us)));
+    (memory, other)
+}
+
 fn is_untouched(memory: &Guarded) {
     memory.fill(0x44);
     std::thread::sleep(Duration::from_millis(30));
@@ -268,10 +279,7 @@ fn a_killed_writer_holds_nothing() {
     let mut random = Random::for_test("a_killed_writer_holds_nothing");
     let target = engine_here();
     for _ in 0..6 {
-        let (memory, line) = written_to(&target);
-        let mut other = Other::start("initiator", &line);
-        assert!(other.says().unwrap().starts_with("shm "));
-        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        let (memory, mut other) = being_written(&target, &mut random, 20_000);
         other.kill();
         target.unregister(&[memory.address()]).unwrap();
         is_untouched(&memory);
@@ -283,10 +291,7 @@ fn memory_is_let_go_while_another_process_writes() {
     let mut random = Random::for_test("memory_is_let_go_while_another_process_writes");
     let target = engine_here();
     for _ in 0..6 {
-        let (memory, line) = written_to(&target);
-        let mut other = Other::start("initiator", &line);
-        assert!(other.says().unwrap().starts_with("shm "));
-        std::thread::sleep(Duration::from_micros(random.below(20_000)));
+        let (memory, mut other) = being_written(&target, &mut random, 20_000);
         target.unregister(&[memory.address()]).unwrap();
         is_untouched(&memory);
         assert_eq!(other.says().unwrap(), "end");
@@ -299,10 +304,7 @@ fn a_writer_that_stands_still_does_not_stop_the_owner() {
     let mut random = Random::for_test("a_writer_that_stands_still_does_not_stop_the_owner");
     let target = engine_here();
     for _ in 0..4 {
-        let (memory, line) = written_to(&target);
-        let mut other = Other::start("initiator", &line);
-        assert!(other.says().unwrap().starts_with("shm "));
-        std::thread::sleep(Duration::from_micros(random.below(5000)));
+        let (memory, mut other) = being_written(&target, &mut random, 5000);
         other.signal(libc::SIGSTOP);
         match target.unregister(&[memory.address()]) {
             Ok(()) => {
@@ -326,7 +328,7 @@ fn a_writer_that_stands_still_does_not_stop_the_owner() {
 fn a_peer_of_another_user_takes_the_other_way() {
     // SAFETY: no arguments, no effect.
     if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: only root can become another user");
+        skip::skipped("only root can become another user");
         return;
     }
     use std::os::unix::process::CommandExt;
@@ -349,7 +351,7 @@ fn a_peer_of_another_user_takes_the_other_way() {
 fn apart(flags: &[&str], line: &str) -> Option<String> {
     let allowed = Command::new("unshare").args(flags).arg("true").status();
     if !allowed.is_ok_and(|status| status.success()) {
-        println!("skipped: unshare {flags:?} is not allowed here");
+        skip::skipped(format_args!("unshare {flags:?} is not allowed here"));
         return None;
     }
     let mut command = Command::new("unshare");

@@ -130,6 +130,11 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
+    fn skipped(error: &io::Error) {
+        let why = format_args!("the kernel does not copy between processes: {error}");
+        crate::test_skip::skipped(why);
+    }
+
     fn own_pid() -> i32 {
         std::process::id() as i32
     }
@@ -152,7 +157,7 @@ mod tests {
         match call.read(own_pid()) {
             Ok(moved) => assert_eq!(moved, 12),
             Err(error) => {
-                println!("skipped: the kernel does not copy between processes: {error}");
+                skipped(&error);
                 return;
             }
         }
@@ -175,7 +180,7 @@ mod tests {
         let address = secret.as_ptr().expose_provenance() as u64;
         let mut seen = [0; 16];
         if let Err(error) = peek(own_pid(), address, &mut seen) {
-            println!("skipped: the kernel does not copy between processes: {error}");
+            skipped(&error);
             return;
         }
         assert_eq!(seen, secret);
