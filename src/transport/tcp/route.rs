@@ -180,10 +180,8 @@ impl Route for TcpRoute {
         }
     }
 
-    fn progress(&self, rails: Rails) {
-        for lane in self.chosen(rails) {
-            lane.progress();
-        }
+    fn progress(&self, rails: Rails) -> bool {
+        self.chosen(rails).fold(false, |moved, lane| lane.progress() || moved)
     }
 
     fn wait_sources(&self, rails: Rails, into: &mut Vec<WaitSource>) {
