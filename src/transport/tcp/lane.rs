@@ -10,6 +10,7 @@
 
 mod failure;
 mod native;
+mod onlookers;
 mod v1;
 mod v2;
 
@@ -33,7 +34,7 @@ use failure::Failure;
 use super::identity::Identities;
 use super::settings::Settings;
 use super::socket;
-use super::stream::{Incoming, Outgoing, Received};
+use super::stream::{Incoming, Outgoing, Received, STRAIGHT_BYTES_MIN};
 use super::wire::native::LaneMark;
 use super::worker::WorkerShared;
 
@@ -112,6 +113,8 @@ struct Expected {
     operation: Operation,
     sequence: u32,
     count: usize,
+    /// Bytes that its answer brings, if all is well.
+    payload: u64,
     /// Position in the outgoing stream behind its last byte.
     end: u64,
 }
@@ -249,14 +252,15 @@ impl Lane {
         }
     }
 
-    /// Moves what can be moved, unless another thread is at it already.
-    pub(super) fn progress(&self) {
+    /// Moves what can be moved, unless another thread is at it already. True if something moved.
+    pub(super) fn progress(&self) -> bool {
         if !self.busy.load(Ordering::Acquire) {
-            return;
+            return false;
         }
-        if let Some(mut core) = self.core.try_lock() {
-            self.drive(&mut core);
-        }
+        let Some(mut core) = self.core.try_lock() else { return false };
+        let before = core.last_progress;
+        self.drive(&mut core);
+        core.last_progress != before
     }
 
     /// The I/O thread found the connection ready.
@@ -680,14 +684,20 @@ impl Core {
         }
     }
 
-    /// Receives header bytes until `wanted` are here; false if they are not.
+    /// Receives header bytes until `wanted` are here, and no more where much payload follows; false
+    /// if they are not.
     fn have(&mut self, wanted: usize, drained: &mut bool) -> Result<bool, Failure> {
+        let payload = self.expected.front().map_or(0, |expected| expected.payload);
         while self.input.bytes().len() < wanted {
             if *drained {
                 return Ok(false);
             }
             let Some(stream) = &self.stream else { return Ok(false) };
-            *drained = match self.input.fill(stream.as_fd())? {
+            let longest = match payload >= STRAIGHT_BYTES_MIN {
+                true => wanted - self.input.bytes().len(),
+                false => usize::MAX,
+            };
+            *drained = match self.input.fill(stream.as_fd(), longest)? {
                 Received::More => false,
                 Received::Last => true,
                 Received::Nothing => return Ok(false),

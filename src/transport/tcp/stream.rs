@@ -21,6 +21,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 const _: () = assert!(HEAD_BYTES_MAX <= BUFFER_BYTES);
 
+/// A payload of at least this many bytes is worth a call of its own that receives it where it
+/// belongs; less comes along with its header and is copied on.
+pub(super) const STRAIGHT_BYTES_MIN: u64 = 2048;
+
 /// Own bytes beyond this are given back to the allocator once sent.
 const ARENA_KEPT_BYTES: usize = 64 * 1024;
 
@@ -274,15 +278,19 @@ impl Incoming {
         self.next = 0;
     }
 
-    /// Receives header bytes.
-    pub(super) fn fill(&mut self, socket: BorrowedFd<'_>) -> Result<Received, Broken> {
+    /// Receives header bytes, at most `longest` (and at least one).
+    pub(super) fn fill(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        longest: usize,
+    ) -> Result<Received, Broken> {
         self.make_room();
         let room = &mut self.buffer[self.end..];
         if room.is_empty() {
             return Err(Broken::Connection(io::ErrorKind::InvalidData.into()));
         }
-        let wanted = room.len();
-        match vectored::receive(socket, room) {
+        let wanted = room.len().min(longest.max(1));
+        match vectored::receive(socket, &mut room[..wanted]) {
             Ok(0) => Err(Broken::Closed),
             Ok(count) => {
                 self.end += count;
@@ -413,23 +421,20 @@ impl Incoming {
 
     /// Collects at most `limit` bytes of memory, up to the first target that is thrown away.
     fn gather(&mut self, limit: usize) {
-        self.pieces.clear();
-        for target in &mut self.targets[self.next..] {
-            let room = limit - self.pieces.bytes();
+        let Incoming { pieces, targets, next, careful, .. } = self;
+        pieces.clear();
+        for target in &mut targets[*next..] {
+            let room = limit - pieces.bytes();
             if target.left == 0 {
                 continue;
             }
-            if room == 0 || self.careful && !self.pieces.is_empty() {
+            // One place stays free for the header buffer.
+            if room == 0 || pieces.is_nearly_full() || *careful && !pieces.is_empty() {
                 return;
             }
-            // One place stays free for the header buffer.
-            let Some(region) = target.region.clone().filter(|_| !self.pieces.is_nearly_full())
-            else {
-                return;
-            };
+            let Some(region) = &target.region else { return };
             let length = (target.left as usize).min(room);
-            let pushed = self.pieces.push_region(&region, target.address, length);
-            if let Err(error) = pushed {
+            if let Err(error) = pieces.push_region(region, target.address, length) {
                 target.lose(error);
                 return;
             }

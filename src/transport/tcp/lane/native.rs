@@ -44,7 +44,7 @@ pub(super) fn greeting(lane: &Lane, core: &mut Core) -> Result<bool, Failure> {
             }
             return check(lane, &hello).map(|()| true).map_err(refuse);
         }
-        if core.input.fill(stream.as_fd())? == Received::Nothing {
+        if core.input.fill(stream.as_fd(), usize::MAX)? == Received::Nothing {
             return Ok(false);
         }
     }
@@ -71,7 +71,12 @@ fn check(lane: &Lane, hello: &Hello) -> Result<(), Error> {
 
 /// Moves frames and replies.
 pub(super) fn advance(lane: &Lane, core: &mut Core) -> Result<(), Failure> {
+    let is_first = core.expected.is_empty();
     core.send(|core| frame(lane, core))?;
+    if is_first {
+        // Its answer cannot be here yet; whoever drives the lane next, or is woken, looks for it.
+        return Ok(());
+    }
     let mut drained = false;
     while !core.expected.is_empty() {
         let begun = core.receiving
@@ -157,7 +162,8 @@ fn frame(lane: &Lane, core: &mut Core) -> bool {
         }
     }
     let end = core.output.end();
-    core.expected.push_back(Expected { operation, sequence, count, end });
+    let payload = if operation == Operation::Read { payload } else { 0 };
+    core.expected.push_back(Expected { operation, sequence, count, payload, end });
     true
 }
 

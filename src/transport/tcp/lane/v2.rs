@@ -11,7 +11,12 @@ use super::{Core, Expected, Failure, Lane};
 
 pub(super) fn advance(lane: &Lane, core: &mut Core) -> Result<(), Failure> {
     let single = lane.peer.one_per_connection();
+    let is_first = core.expected.is_empty();
     core.send(|core| frame(core, single))?;
+    if is_first {
+        // Its answer cannot be here yet; whoever drives the lane next, or is woken, looks for it.
+        return Ok(());
+    }
     let mut drained = false;
     while let Some(expected) = core.expected.front() {
         let operation = expected.operation;
@@ -53,11 +58,12 @@ pub(super) fn frame_request(core: &mut Core, framing: Framing) -> bool {
         let region = Arc::clone(&slice.region);
         core.output.push_memory(region, slice.local_address, slice.length);
     }
+    let payload = if operation == Operation::Read { slice.length } else { 0 };
     core.launch(slice);
     let sequence = core.sequence;
     core.sequence = core.sequence.wrapping_add(1);
     let end = core.output.end();
-    core.expected.push_back(Expected { operation, sequence, count: 1, end });
+    core.expected.push_back(Expected { operation, sequence, count: 1, payload, end });
     true
 }
 
