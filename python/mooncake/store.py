@@ -63,6 +63,8 @@ DICT_NAMES = {"local_hostname": "local_hostname", "metadata_server": "metadata_s
               "master_server_addr": "master_server_addr",
               "master_server_address": "master_server_addr"}
 
+NO_TENANT = (None, "", "default")
+
 UNDEFINED, INITIALIZED, PROCESSING = (ReplicaStatus.UNDEFINED, ReplicaStatus.INITIALIZED,
                                       ReplicaStatus.PROCESSING)
 COMPLETE, REMOVED, FAILED = ReplicaStatus.COMPLETE, ReplicaStatus.REMOVED, ReplicaStatus.FAILED
@@ -111,6 +113,8 @@ class Client:
         # What is read or written in pieces, by key, and segments that were mounted later.
         self.sessions, self.staged, self.mounted = {}, {}, {}
         self.pool = None
+        # Address -> length of what is registered with this client.
+        self.registered = {}
         # At exit clients end before engines: the last made goes first.
         self._end = weakref.finalize(self, lib.mc_store_close, handle)
 
@@ -125,6 +129,21 @@ class Client:
         engine = self.engine.handle if self.engine else None
         status = lib.mc_store_open(byref(given), engine, byref(handle))
         return status, Client(handle.value, self.engine, given) if status == 0 else None
+
+    def room(self, place):
+        """Bytes from an address to the end of the registered memory that it is in; 0 outside."""
+        length = self.registered.get(place)
+        if length is not None:
+            return length
+        known = list(self.registered.items())
+        if self.pool is not None:
+            known.append((self.pool.memory.address, self.pool.memory.length))
+        if self.engine is not None:
+            known += [(start, size) for start, (size,) in list(self.engine.registered.items())]
+            known += [(memory.address, memory.length) for memory in list(self.engine.kept)
+                      if isinstance(memory, Memory)]
+        return max((start + size - place for start, size in known if start <= place < start + size),
+                   default=0)
 
     def close(self):
         for mounted in list(self.mounted.values()):
@@ -149,6 +168,11 @@ class Pool:
                 return 0
             self.left -= size
             return self.memory.address + self.left
+
+    def holds(self, place, size):
+        """Whether a range is inside."""
+        start = self.memory.address
+        return size > 0 and start <= place and place + size <= start + self.memory.length
 
 
 class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
@@ -262,8 +286,9 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
                           told["device_names"], told["master_server_address"])
         client = self._client
         if code == 0 and pool is not None and client is not None:
-            client.pool = pool
             code = self.register_buffer(pool.memory.address, pool.memory.length)
+            client.registered.clear()
+            client.pool = pool
         return code
 
     def alloc_from_mem_pool(self, size: int) -> int:
@@ -479,19 +504,34 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
     def register_buffer(self, buffer_ptr: int, size: int) -> int:
         """register_buffer(buffer_ptr, size) -> int: 0; -600 for an overlap or nothing."""
         place, size = convert.number("buffer_ptr", buffer_ptr), convert.number("size", size)
-        try:
-            return told(lib.mc_store_register_buffer(self._handle(), place, size),
-                        "register_buffer")
-        except Refused as reason:
-            return refuse(reason)
+        client = self._client
+        if client is None:
+            return refuse("the store is not set up")
+        if client.pool is not None and client.pool.holds(place, size):
+            # The library has all of it; a piece is noted, as nothing is read beyond its end.
+            if place in client.registered:
+                return refuse(f"memory at {place:#x} is registered already")
+            client.registered[place] = size
+            return 0
+        code = told(lib.mc_store_register_buffer(client.handle, place, size), "register_buffer")
+        if code == 0:
+            client.registered[place] = size
+        return code
 
     def unregister_buffer(self, buffer_ptr: int, size: int = 0) -> int:
         """unregister_buffer(buffer_ptr) -> int: 0; -600 unknown. A size is taken and ignored."""
         place = convert.number("buffer_ptr", buffer_ptr)
-        try:
-            return told(lib.mc_store_unregister_buffer(self._handle(), place), "unregister_buffer")
-        except Refused as reason:
-            return refuse(reason)
+        client = self._client
+        if client is None:
+            return refuse("the store is not set up")
+        # First out of the table, so that nobody copies there any more.
+        length = client.registered.pop(place, None)
+        if length is not None and client.pool is not None and client.pool.holds(place, length):
+            return 0
+        code = told(lib.mc_store_unregister_buffer(client.handle, place), "unregister_buffer")
+        if code != 0 and length is not None:
+            client.registered[place] = length
+        return code
 
     # Many objects.
 
@@ -712,6 +752,9 @@ def from_dict(config):
     for name in ("local_hostname", "metadata_server"):
         if not found.get(name):
             raise Refused(f"setup lacks {name}")
+    # Whoever asks for a tenant wants to be apart from others; to go on would mix them.
+    if config.get("tenant_id") not in NO_TENANT:
+        raise Refused(f"there are no tenants here: {config['tenant_id']}")
     found.setdefault("protocol", "tcp")
     found.setdefault("rdma_devices", "")
     found.setdefault("master_server_addr", DEFAULT_MASTER)
