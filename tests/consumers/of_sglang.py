@@ -99,6 +99,15 @@ def embeddings(version, cast):
         expect(found == wanted, f"{found}")
 
 
+def layer_wise(version, cast):
+    """The direct linker loads pages layer by layer, each key in a session."""
+    cast.without(OLD, "has no sessions")
+    with master(cast) as owner, hicaches(version, cast.one) as one:
+        one.ask("start", pages=8, page_bytes=4096, seed=SEED, mla=True, **settings(owner))
+        one.check("layer_wise", [[True] * 8, checksum(8 * 4096, SEED), [0, 1, 2, 3]],
+                  keys=[f"p{index}" for index in range(8)], layers=4)
+
+
 def standalone(version, cast):
     """A `mooncake_client` has the memory; SGLang attaches to it with a pool of its allocator."""
     cast.only(OURS, "programs attach to a client of their own implementation")
@@ -116,6 +125,6 @@ def standalone(version, cast):
 
 TESTS = tuple((engine, version) for version in (FIRST, MIDDLE, LAST)) \
     + tuple((hicache, version, form) for version in (MIDDLE, LAST) for form in ("mha", "mla")) \
-    + ((own_tests, MIDDLE), (own_tests, LAST), (embeddings, LAST), (standalone, LAST))
+    + ((own_tests, MIDDLE), (own_tests, LAST), (embeddings, LAST), (standalone, LAST), (layer_wise, LAST))
 ENGINES = ((engine, LAST),)
 STORES = ((hicache, LAST, "mha"),)

@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from types import SimpleNamespace
 
 import torch
 
@@ -87,6 +88,32 @@ class Side:
 
     def clear(self):
         self.store.clear()
+
+    def layer_wise(self, keys, layers):
+        """The direct linker: pages put as hybrid pools are, then loaded one layer after the other in a
+        session; what was put, what came, and which layers were told."""
+        linker = self.consumer.load("sglang.srt.mem_cache.storage.mooncake_store.mooncake_direct_linker")
+        kv, page = self.storage.PoolName.KV, self.pool.page_bytes
+        self.store.registered_pools[kv] = self.pool
+        transfer = self.storage.PoolTransfer(name=kv, keys=keys, host_indices=self.tokens(0, len(keys)))
+        put = self.store.batch_set_v2([transfer])[kv]
+        target = side.filled(len(keys) * page)
+        self.store.register_buffer(target)
+        length = page // layers
+
+        def ranges(pages, layer):
+            return ([[target.data_ptr() + at * page + layer * length] for at in pages],
+                    [[length]] * len(pages), [[layer * length]] * len(pages))
+
+        entry = SimpleNamespace(prepare_locations=lambda tokens: list(range(len(tokens) // PAGE_TOKENS)),
+                                get_prepared_layer_range_meta=ranges)
+        told = []
+        made = linker.MooncakeDirectLinker.__new__(linker.MooncakeDirectLinker)
+        made.storage, made.pools, made.num_layers = self.store, {kv: entry}, layers
+        made.layer_done_counter = SimpleNamespace(complete=lambda _, layer: told.append(layer),
+                                                  fail=lambda _, error: told.append(str(error)))
+        made.load_layer_wise(0, [[transfer]])
+        return [put, side.seen(target), told]
 
     def own_tests(self, **variables):
         """Runs SGLang's own test program of this store."""
