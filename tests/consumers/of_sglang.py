@@ -1,6 +1,7 @@
 """SGLang: the transfer engine between two processes, HiCache and embeddings over a master."""
 
 from common import OURS
+from harness.ports import free_port
 from harness.report import expect
 from masters import OLD
 from process import Consumer, arrived, checksum, master
@@ -48,6 +49,24 @@ def engine(version, cast):
         elif cast.one != OLD:  # Which ends the process here.
             expect(prefill.ask("send_batch", **what) < 0, "a dead peer took a batch")
             prefill.check("deregister_many", 0, names=["kv"])
+
+
+def hand_over(version, cast):
+    """Requests of prefill and decode, which meet at SGLang's bootstrap server: chunks of pages and
+    auxiliary data end where decode said, and both sides see success."""
+    port = free_port()
+    requests = {7: ([3, 4, 5, 9], [10, 11, 2, 3], 1, 4), 8: ([0, 1, 2], [0, 5, 6], 2, 5)}
+    with Consumer("sglang_pd", "sglang", version, cast.one) as prefill, \
+            Consumer("sglang_pd", "sglang", version, cast.other) as decode:
+        for process, mode, seed in ((prefill, "prefill", SEED), (decode, "decode", None)):
+            process.ask("start", mode=mode, port=port, layers=3, pages=16, page_bytes=8192, seed=seed)
+        for room, (source, target, here, there) in requests.items():
+            decode.ask("expect_room", room=room, indices=target, aux=there)
+            prefill.ask("send_room", room=room, chunks=[source[:2], source[2:]], aux=here)
+            for process in (prefill, decode):
+                process.check("end_room", True, room=room)
+            wanted = prefill.ask("pages", indices=source, aux=here)
+            arrived(lambda: decode.ask("pages", indices=target, aux=there), wanted, cast)
 
 
 def hicaches(version, kind):
@@ -123,8 +142,8 @@ def standalone(version, cast):
         other.check("pool_bytes", checksum(16 * 2 * 4096, SEED))
 
 
-TESTS = tuple((engine, version) for version in (FIRST, MIDDLE, LAST)) \
+TESTS = tuple((engine, version) for version in (FIRST, MIDDLE, LAST)) + ((hand_over, MIDDLE),) \
     + tuple((hicache, version, form) for version in (MIDDLE, LAST) for form in ("mha", "mla")) \
     + ((own_tests, MIDDLE), (own_tests, LAST), (embeddings, LAST), (standalone, LAST), (layer_wise, LAST))
-ENGINES = ((engine, LAST),)
+ENGINES = ((engine, LAST), (hand_over, MIDDLE))
 STORES = ((hicache, LAST, "mha"),)
