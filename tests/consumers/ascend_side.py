@@ -153,14 +153,33 @@ class Side(side.Buffers):
 
     def serve(self, port, blocks):
         """The thread of prefill that tells where its caches are."""
-        module = self.consumer.load("vllm_ascend.distributed.mooncake_connector")
+        module = self.connector()
         metadata = module.MooncakeAgentMetadata(
             "prefill", self.te.get_rpc_port(), [layer.data_ptr() for layer in self.layers], blocks)
         ready = threading.Event()
-        self.server = module.KVCacheSendingThread(0, 1, "prefill", "127.0.0.1", port, metadata, ready, {})
+        if self.version == "0.11.0":
+            self.server = module.KVCacheSendingThread(0, 1, "prefill", "127.0.0.1", port, metadata, ready, {})
+        else:
+            self.server = module.KVCacheSendingThread(self.config(), 0, 1, "prefill", "127.0.0.1", port, metadata,
+                                                      ready, {}, 0)
+            self.server.task_tracker.add_req_to_process("r1")
         self.server.start()
         if not ready.wait(ENDS):
             raise RuntimeError("the sending thread is not ready")
+
+    def connector(self):
+        self.consumer.given("vllm_ascend.ascend_config",
+                            get_ascend_config=lambda: SimpleNamespace(enable_kv_nz=False))
+        self.consumer.given("vllm.distributed.utils", get_pp_indices=lambda layers, _rank, _size: (0, layers))
+        return self.consumer.load(f"{CONNECTORS[self.version]}.mooncake_connector")
+
+    def config(self):
+        """What the threads read of vLLM's configuration."""
+        text = SimpleNamespace(num_key_value_heads=1, num_hidden_layers=len(self.layers) // 2, head_dim=64)
+        return SimpleNamespace(
+            model_config=SimpleNamespace(hf_config=text, hf_text_config=text), speculative_config=None,
+            cache_config=SimpleNamespace(block_size=BLOCK_TOKENS),
+            parallel_config=SimpleNamespace(pipeline_parallel_size=1))
 
     def released(self):
         """Which requests prefill may free."""
@@ -168,14 +187,20 @@ class Side(side.Buffers):
 
     def pull(self, port, local, remote):
         """The thread of decode: asks prefill where the blocks are and reads them."""
-        module = self.consumer.load("vllm_ascend.distributed.mooncake_connector")
-        config = SimpleNamespace(model_config=SimpleNamespace(
-            hf_config=SimpleNamespace(num_key_value_heads=1)))
-        thread = module.KVCacheRecvingThread(
-            0, 1, self.te, "decode", port + 1, [layer.data_ptr() for layer in self.layers],
-            [self.block_bytes], threading.Event(), config, {})
+        module = self.connector()
+        places, ready = [layer.data_ptr() for layer in self.layers], threading.Event()
+        if self.version == "0.11.0":
+            thread = module.KVCacheRecvingThread(0, 1, self.te, "decode", port + 1, places, [self.block_bytes],
+                                                 ready, self.config(), {})
+            last = ()
+        else:
+            caches = {f"layer{at}": (None, None) for at in range(len(self.layers) // 2)}
+            thread = module.KVCacheRecvingThread(0, 1, 1, self.te, "decode", port + 1, port + 1, places,
+                                                 [self.block_bytes], ready, self.config(), caches)
+            last = ({}, True)
+            thread.task_tracker.add_req_to_process("r1")
         thread.start()
-        thread.add_request("r1", local, remote, "prefill", "127.0.0.1", port, 0, 1)
+        thread.add_request("r1", local, remote, "prefill", "127.0.0.1", port, 0, 1, *last)
         until(lambda: thread.get_and_clear_finished_requests(), "the transfer")
 
     def push_layers(self, session_port, remote, local_blocks, remote_blocks):

@@ -103,6 +103,6 @@ def writes(version, cast):
 
 
 TESTS = ((imports, FIRST), (imports, MIDDLE), (imports, LAST), (pool, FIRST, "direct"), (pool, FIRST, "ports"),
-         (backend, MIDDLE), (backend, LAST), (reads, FIRST), (writes, FIRST))
+         (backend, MIDDLE), (backend, LAST), (reads, FIRST), (reads, MIDDLE), (writes, FIRST))
 ENGINES = ((reads, FIRST), (writes, FIRST))
 STORES = ((pool, FIRST, "direct"), (backend, MIDDLE))

@@ -20,6 +20,9 @@ class Kind(type):
     def __iter__(cls):
         return iter(())
 
+    def __bool__(cls):
+        return False
+
 
 class Blank(metaclass=Kind):
     """A blank value; also what blank classes derive from."""
