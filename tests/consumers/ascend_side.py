@@ -1,7 +1,6 @@
 """vllm-ascend: the pooled store and the connectors between prefill and decode."""
 
 import threading
-import time
 from types import SimpleNamespace
 
 import torch
@@ -9,6 +8,7 @@ import torch
 import loading
 import side
 import vllm_parts
+from side import ENDS, until
 
 STORES = {"0.11.0": "vllm_ascend.distributed.mooncake",
           "0.13.0": "vllm_ascend.distributed.kvpool.backend",
@@ -19,16 +19,6 @@ ENGINES = {"0.11.0": "vllm_ascend.distributed.mooncake.transfer_engine",
 CONNECTORS = {"0.11.0": "vllm_ascend.distributed", "0.13.0": "vllm_ascend.distributed",
               "0.23.0": "vllm_ascend.distributed.kv_transfer.kv_p2p"}
 BLOCK_TOKENS = 16
-ENDS = 30
-
-
-def until(done, what):
-    """Waits for a thread of the connector."""
-    end = time.monotonic() + ENDS
-    while not done():
-        if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not happen within {ENDS} s")
-        time.sleep(0.005)
 
 
 class Side(side.Buffers):

@@ -152,7 +152,7 @@ class Side(side.Buffers):
         consumer = self.consumer
         consumer.given("lmcache.v1.config", LMCacheEngineConfig=SimpleNamespace)
         database = SimpleNamespace(process_tokens=lambda tokens: (
-            (CHUNK_TOKENS * at, CHUNK_TOKENS * (at + 1), consumer_key(consumer, key))
+            (CHUNK_TOKENS * at, CHUNK_TOKENS * (at + 1), Key(key))
             for at, key in enumerate(keys)))
         consumer.given("lmcache.v1.token_database", ChunkedTokenDatabase=lambda *_: database)
         consumer.given("lmcache.utils", CacheEngineKey=Key)
@@ -190,7 +190,3 @@ class Side(side.Buffers):
 
     def close_channel(self):
         self.channel.close()
-
-
-def consumer_key(_consumer, name):
-    return Key(name)

@@ -85,7 +85,9 @@ def hicache(version, cast, form):
     keys = [f"page{index}" for index in range(16)]
     size = 16 * 4096 * (1 if mla else 2)
     with master(cast) as owner, hicaches(version, cast.one) as one, hicaches(version, cast.other) as other:
-        one.ask("start", pages=16, page_bytes=4096, seed=SEED, mla=mla, **settings(owner))
+        # It groups the K and V of a page if the config of a put can, and does without if not.
+        one.ask("start", pages=16, page_bytes=4096, seed=SEED, mla=mla,
+                **settings(owner, enable_group_semantics=True))
         one.check("exists", 0, keys=keys)
         one.check("put", [True] * 8, keys=keys[:8])
         one.check("exists", 8, keys=keys)

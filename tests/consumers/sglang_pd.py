@@ -8,9 +8,9 @@ import numpy
 
 import loading
 import side
+from side import ENDS
 
 HOME = "sglang.srt.disaggregation"
-ENDS = 30
 AUX_BYTES = 64
 
 

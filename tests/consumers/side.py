@@ -3,10 +3,13 @@
 import json
 import os
 import random
-import tempfile
+import time
 import zlib
 
 import torch
+
+# How long a thread of a connector may take, on a machine that does much else.
+ENDS = 50
 
 
 def filled(length, seed=None):
@@ -23,17 +26,21 @@ def seen(tensor):
     return [len(data), zlib.crc32(data)]
 
 
-def made(length, seed):
-    """What `seen` says of `filled` with this seed."""
-    return [length, zlib.crc32(random.Random(seed).randbytes(length))]
-
-
 def config_file(**fields):
-    """Writes the settings that consumers read from `MOONCAKE_CONFIG_PATH`."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        json.dump(fields, file)
-    os.environ["MOONCAKE_CONFIG_PATH"] = file.name
-    return file.name
+    """Writes the settings that consumers read from `MOONCAKE_CONFIG_PATH`: a file of this process only,
+    so that none is left over."""
+    file = os.memfd_create("settings")
+    os.write(file, json.dumps(fields).encode())
+    os.environ["MOONCAKE_CONFIG_PATH"] = f"/proc/self/fd/{file}"
+
+
+def until(done, what):
+    """Waits for a thread of a connector."""
+    end = time.monotonic() + ENDS
+    while not done():
+        if time.monotonic() > end:
+            raise RuntimeError(f"{what} did not happen within {ENDS} s")
+        time.sleep(0.005)
 
 
 class Buffers:

@@ -1,8 +1,8 @@
 """vLLM: the pipe and lookup buffer of its first engine, and the Mooncake connectors of the second."""
 
+import math
 import sys
 import threading
-import time
 import types
 from types import SimpleNamespace
 
@@ -11,12 +11,12 @@ import torch
 import loading
 import side
 import vllm_parts
+from side import until
 
 KV = "vllm.distributed.kv_transfer"
 V1 = f"{KV}.kv_connector.v1"
 EC = "vllm.distributed.ec_transfer.ec_connector"
 BLOCK_TOKENS = 16
-ENDS = 30
 
 
 def safetensors_of_arrays():
@@ -30,21 +30,9 @@ def safetensors_of_arrays():
     sys.modules["safetensors.torch"] = module
 
 
-def until(done, what):
-    """Waits for a thread of a connector."""
-    end = time.monotonic() + ENDS
-    while not done():
-        if time.monotonic() > end:
-            raise RuntimeError(f"{what} did not happen within {ENDS} s")
-        time.sleep(0.005)
-
-
 def values(seed, *shape):
     """A tensor of float32 with known bytes."""
-    count = 4
-    for length in shape:
-        count *= length
-    return side.filled(count, seed).view(torch.float32).reshape(*shape)
+    return side.filled(4 * math.prod(shape), seed).view(torch.float32).reshape(*shape)
 
 
 class Side(side.Buffers):
@@ -53,7 +41,6 @@ class Side(side.Buffers):
         self.consumer = loading.Consumer(folder)
         vllm_parts.prepare(self.consumer)
         safetensors_of_arrays()
-        self.held = {}
 
     def settings(self, **fields):
         side.config_file(**fields)
@@ -192,7 +179,7 @@ class Side(side.Buffers):
 
         self.sending = self.worker.KVCacheStoreSendingThread(
             self.store, whole, [database], BLOCK_TOKENS, 0, [1], "kv_both", threading.Event(),
-            replicate_config=config, record_operation=record,
+            replicate_config=config, record_operation=record, enable_group_semantics=True,
             supports_group_ids=self.worker._replicate_config_supports_group_ids(ReplicateConfig, config))
         self.receiving = self.worker.KVCacheStoreRecvingThread(
             self.store, whole, [database], BLOCK_TOKENS, 0, threading.Event(), record_operation=record)
@@ -238,8 +225,6 @@ class Side(side.Buffers):
         self.consumer.given(f"{KV}.kv_connector.utils", EngineId=str)
         module = self.consumer.load(f"{V1}.mooncake.mooncake_connector")
         made = module.MooncakeConnectorWorker
-        if made.__init__.__code__.co_argcount < 3 or module.TransferEngine is None:
-            raise RuntimeError("no engine")
         self.connector = made.__new__(made)
         self.connector.engine = module.TransferEngine()
         code = self.connector.engine.initialize("127.0.0.1", "P2PHANDSHAKE", "rdma", "")
