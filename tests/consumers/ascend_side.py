@@ -144,9 +144,15 @@ class Side(side.Buffers):
     def serve(self, port, blocks):
         """The thread of prefill that tells where its caches are."""
         module = self.connector()
-        metadata = module.MooncakeAgentMetadata(
-            "prefill", self.te.get_rpc_port(), [layer.data_ptr() for layer in self.layers], blocks)
-        ready = threading.Event()
+        port_of_engine, ready = self.te.get_rpc_port(), threading.Event()
+        if self.version == "0.23.0":
+            group, places, lengths = self.by_layers()
+            metadata = module.MooncakeAgentMetadata(
+                "prefill", port_of_engine, group, BLOCK_TOKENS, places, [[1, 1]] * len(places), blocks,
+                lengths, lengths, "127.0.0.1", port)
+        else:
+            metadata = module.MooncakeAgentMetadata(
+                "prefill", port_of_engine, [layer.data_ptr() for layer in self.layers], blocks)
         if self.version == "0.11.0":
             self.server = module.KVCacheSendingThread(0, 1, "prefill", "127.0.0.1", port, metadata, ready, {})
         else:
@@ -163,11 +169,19 @@ class Side(side.Buffers):
         self.consumer.given("vllm.distributed.utils", get_pp_indices=lambda layers, _rank, _size: (0, layers))
         return self.consumer.load(f"{CONNECTORS[self.version]}.mooncake_connector")
 
+    def by_layers(self):
+        """The caches as 0.23 tells of them: one group of full attention, K and V of each layer."""
+        pairs = list(zip(self.layers[::2], self.layers[1::2]))
+        group = {0: ({"kv_cache_spec_type": "FullAttentionSpec"}, list(range(len(pairs))))}
+        return (group, [[one.data_ptr() for one in pair] for pair in pairs],
+                [[self.block_bytes] * 2 for _ in pairs])
+
     def config(self):
         """What the threads read of vLLM's configuration."""
         text = SimpleNamespace(num_key_value_heads=1, num_hidden_layers=len(self.layers) // 2, head_dim=64)
         return SimpleNamespace(
-            model_config=SimpleNamespace(hf_config=text, hf_text_config=text), speculative_config=None,
+            model_config=SimpleNamespace(hf_config=text, hf_text_config=text, is_deepseek_mla=False),
+            speculative_config=None,
             cache_config=SimpleNamespace(block_size=BLOCK_TOKENS),
             parallel_config=SimpleNamespace(pipeline_parallel_size=1))
 
@@ -179,6 +193,16 @@ class Side(side.Buffers):
         """The thread of decode: asks prefill where the blocks are and reads them."""
         module = self.connector()
         places, ready = [layer.data_ptr() for layer in self.layers], threading.Event()
+        if self.version == "0.23.0":
+            group, places, lengths = self.by_layers()
+            thread = module.KVCacheRecvingThread(
+                0, 1, 1, self.te, "decode", port + 1, port + 1, places, lengths, lengths, ready_event=ready,
+                vllm_config=self.config(), kv_group2layeridx=group, block_size_scale=[[1, 1]] * len(places))
+            thread.task_tracker.add_req_to_process("r1")
+            thread.start()
+            thread.add_request("r1", "r1", (local,), (remote,), [module.GroupPull(0, 0, 1)], "prefill",
+                               "127.0.0.1", port, all_task_done=True)
+            return self.pulled(thread)
         if self.version == "0.11.0":
             thread = module.KVCacheRecvingThread(0, 1, self.te, "decode", port + 1, places, [self.block_bytes],
                                                  ready, self.config(), {})
@@ -191,6 +215,10 @@ class Side(side.Buffers):
             thread.task_tracker.add_req_to_process("r1")
         thread.start()
         thread.add_request("r1", local, remote, "prefill", "127.0.0.1", port, 0, 1, *last)
+        return self.pulled(thread)
+
+    @staticmethod
+    def pulled(thread):
         until(lambda: thread.get_and_clear_finished_requests(), "the transfer")
 
     def push_layers(self, session_port, remote, local_blocks, remote_blocks):
