@@ -72,6 +72,7 @@ def suites(tree, build, long):
         script("bad_input", "tests/store/bad_input.py", 300),
         script("python", "tests/python/suite.py" + (" --long" if long else ""), 900, 3600, long),
         script("connectors", "tests/python/suite.py --connectors", 900),
+        script("consumers", "tests/consumers/suite.py", 900),
         script("ha", "tests/store/ha_suite.py", 300),
         script("master", "tests/master/suite.py", 600),
         script("examples", "tests/examples/suite.py", 600),

@@ -1,7 +1,7 @@
 """What is asked of a put beside the bytes: upstream's ReplicateConfig.
 
 `hasattr` is how serving engines ask what a version can do, so a field that has no effect here is
-not a field.
+not a field. `data_type` is the exception: vLLM sets it without asking, and it only describes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,26 @@ class SoftPinAction(enum.IntEnum):
     DISABLE = 2
 
 
+class ObjectDataType(enum.IntEnum):
+    """What the bytes of an object are."""
+
+    UNKNOWN = 0
+    KVCACHE = 1
+    TENSOR = 2
+    WEIGHT = 3
+    SAMPLE = 4
+    ACTIVATION = 5
+    GRADIENT = 6
+    OPTIMIZER_STATE = 7
+    METADATA = 8
+    GENERAL = 9
+
+
 class ReplicateConfig:
     """ReplicateConfig(): how many copies of an object, and where."""
 
     __slots__ = ("_replica_num", "_preferred_segment", "_preferred_segments", "_same_node",
-                 "_soft_pin_action", "_soft_pin_ttl_ms", "_with_hard_pin")
+                 "_soft_pin_action", "_soft_pin_ttl_ms", "_with_hard_pin", "_data_type")
 
     def __init__(self) -> None:
         self._replica_num = 1
@@ -39,6 +54,7 @@ class ReplicateConfig:
         self._soft_pin_action = SoftPinAction.PRESERVE
         self._soft_pin_ttl_ms = None
         self._with_hard_pin = False
+        self._data_type = ObjectDataType.UNKNOWN
 
     @property
     def replica_num(self) -> int:
@@ -126,6 +142,17 @@ class ReplicateConfig:
     @with_hard_pin.setter
     def with_hard_pin(self, value: bool) -> None:
         self._with_hard_pin = convert.boolean("with_hard_pin", value)
+
+    @property
+    def data_type(self) -> ObjectDataType:
+        """What the bytes are. It is kept here only: masters of 0.3.7 have no field for it."""
+        return self._data_type
+
+    @data_type.setter
+    def data_type(self, value: ObjectDataType) -> None:
+        if not isinstance(value, ObjectDataType):
+            raise convert.wrong("data_type", "ObjectDataType", value)
+        self._data_type = value
 
     def __str__(self) -> str:
         fields = ("replica_num", "with_soft_pin", "with_hard_pin", "preferred_segments",

@@ -26,7 +26,8 @@ from ._errors import Refused
 from ._library import lib
 from ._replicas import (Descriptor, DiskDescriptor, MemoryDescriptor, ReplicaDescriptor,
                         ReplicaStatus)
-from ._replicate import INVALID_PARAMS, ReplicateConfig, SoftPinAction, options
+from ._replicate import (INVALID_PARAMS, ObjectDataType, ReplicateConfig, SoftPinAction,
+                         options)
 from ._sizes import parse_size
 from ._store_calls import (answers, code_of, flat_bytes, many_ranges_each, names_only,
                            one_range_each, put_code_of, refuse, told)
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["COMPLETE", "FAILED", "INITIALIZED", "PROCESSING", "REMOVED", "UNDEFINED",
            "BufferHandle", "BufferLease", "BufferPool", "Descriptor", "DiskDescriptor",
            "MemoryDescriptor", "MooncakeDistributedStore", "MooncakeHostMemAllocator",
-           "RegisteredBufferLease", "RegisteredBufferPool", "ReplicaDescriptor", "ReplicaStatus",
-           "ReplicateConfig", "SoftPinAction", "_deserialize_tensor", "_serialize_tensor",
-           "_tensor_metadata_size", "bind_to_numa_node"]
+           "ObjectDataType", "RegisteredBufferLease", "RegisteredBufferPool", "ReplicaDescriptor",
+           "ReplicaStatus", "ReplicateConfig", "SoftPinAction", "_deserialize_tensor",
+           "_serialize_tensor", "_tensor_metadata_size", "bind_to_numa_node"]
 
 HEALTHY, NOT_SET_UP, MASTER_UNREACHABLE = 0, 1, 2
 NAME_BYTES = 1024

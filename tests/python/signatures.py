@@ -119,12 +119,20 @@ def known_of_new():
 
 def members_of_enumerations():
     from mooncake.engine import Read, TransferEngine, TransferNotify, TransferOpcode, Write
-    from mooncake.store import SoftPinAction
+    from mooncake.store import ObjectDataType, ReplicateConfig, SoftPinAction
     expect((int(TransferOpcode.Read), int(TransferOpcode.Write)) == (0, 1), "opcodes")
     expect(TransferOpcode(1) is Write and Read.name == "Read" and Read.value == 0, "members")
     expect(set(TransferOpcode.__members__) == {"Read", "Write"}, "__members__")
     expect(TransferEngine.TransferOpcode is TransferOpcode, "the member of TransferEngine")
     expect([int(action) for action in SoftPinAction] == [0, 1, 2], "SoftPinAction")
+    names = ("UNKNOWN KVCACHE TENSOR WEIGHT SAMPLE ACTIVATION GRADIENT OPTIMIZER_STATE METADATA"
+             " GENERAL").split()
+    expect([(one.name, int(one)) for one in ObjectDataType] == [(name, at) for at, name
+                                                                in enumerate(names)], "ObjectDataType")
+    config = ReplicateConfig()
+    expect(config.data_type is ObjectDataType.UNKNOWN, "the data type of a new config")
+    config.data_type = ObjectDataType.TENSOR
+    expect(config.data_type is ObjectDataType.TENSOR, "the data type that was set")
     note = TransferNotify("a", "b")
     note.msg = "c"
     expect((note.name, note.msg, TransferNotify().name) == ("a", "c", ""), "TransferNotify")

@@ -90,7 +90,7 @@ def replicate_config():
     equal(fresh, [1, "", False, False, False, []], "defaults")
     expect(str(config(replica_num=3)).startswith("ReplicateConfig: { replica_num: 3"), str(made))
     equal(int(config(with_soft_pin=True).soft_pin_action), 1, "the alias")
-    for name in ("group_ids", "session_ids", "data_type", "anything"):
+    for name in ("group_ids", "session_ids", "anything"):
         expect(not hasattr(made, name), f"{name} is there and does nothing")
         try:
             setattr(made, name, 1)
@@ -99,7 +99,7 @@ def replicate_config():
             pass
     for name, value in (("replica_num", -1), ("replica_num", 1.0), ("preferred_segment", 5),
                         ("with_soft_pin", 1), ("prefer_alloc_in_same_node", "yes"),
-                        ("soft_pin_ttl_ms", -1), ("soft_pin_ttl_ms", 1 << 64)):
+                        ("soft_pin_ttl_ms", -1), ("soft_pin_ttl_ms", 1 << 64), ("data_type", 2)):
         refused(setattr, made, name, value, name=name)
     refused(type(made), 5)
     with Pool() as store:

@@ -123,7 +123,7 @@ def options_that_are_not_there_are_not_named():
                 options = {name: value for name, value in options.items() if name not in str(error)}
         equal((code, options), (0, {}), "as SGLang does it")
         store.close()
-    for name in ("group_ids", "session_ids", "nof_replica_num", "dfs_replica_num", "data_type"):
+    for name in ("group_ids", "session_ids", "nof_replica_num", "dfs_replica_num"):
         expect(not hasattr(ReplicateConfig(), name), name)
 
 
