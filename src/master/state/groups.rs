@@ -84,9 +84,11 @@ impl Group {
     }
 }
 
+type ByName = Mutex<HashMap<Key, Arc<Group>>>;
+
 /// All groups by name.
 #[derive(Debug)]
-pub(super) struct Groups(Box<[Mutex<HashMap<Key, Arc<Group>>>]>);
+pub(super) struct Groups(Box<[ByName]>);
 
 impl Default for Groups {
     fn default() -> Groups {
@@ -102,7 +104,7 @@ impl Groups {
 }
 
 impl State {
-    fn groups_of(&self, name: &[u8]) -> &Mutex<HashMap<Key, Arc<Group>>> {
+    fn groups_of(&self, name: &[u8]) -> &ByName {
         &self.groups.0[self.hash(name) as usize % TABLES]
     }
 
