@@ -10,7 +10,7 @@ use crate::limits;
 use crate::master::state::{Settings, State, Step};
 use crate::pool::object::{PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::ReplicaKind;
+use crate::pool::replica::{Place, ReplicaKind};
 use crate::rpc::message::{Call, Granted, Reply};
 
 const LEASE_MS: u64 = 5_000;
@@ -128,6 +128,31 @@ fn what_may_not_be_evicted_stays_when_its_group_goes() {
     assert_eq!(keys(&bench.state), names(&["b", "c", "d", "e"]));
     bench.end(None, b"d").unwrap();
     assert!(bench.exists(b"d"));
+}
+
+#[test]
+fn a_group_with_files_goes_on_in_them() {
+    let settings = Settings {
+        shards: 4,
+        storage_directory: "/tier/cluster".to_owned(),
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(settings);
+    bench.mount(1, 4 * MIB).unwrap();
+    for (key, group) in FOUR {
+        put(&bench, key.as_bytes(), group.as_bytes()).unwrap();
+        bench.done(Call::PutEnd(None, key.into(), ReplicaKind::Disk)).unwrap();
+        bench.pass(1);
+    }
+    bench.put_patiently(b"e", MIB).unwrap();
+    let in_memory = |key: &str| {
+        let replicas = bench.state.peek(key.as_bytes()).unwrap();
+        replicas.iter().any(|replica| matches!(replica.place, Place::Memory(_)))
+    };
+    assert_eq!(["a", "b", "c", "d", "e"].map(in_memory), [false, true, true, false, true]);
+    // Still a group: whoever reads the file of one leases the other.
+    bench.lookup(b"d").unwrap();
+    assert_eq!(bench.remove(b"a"), Err(Refusal::OBJECT_HAS_LEASE));
 }
 
 #[test]
