@@ -69,7 +69,7 @@ fn filled(count: usize) -> (State, f64, f64) {
     let mut spent = Duration::ZERO;
     let numbers: Vec<usize> = (0..count).collect();
     for chunk in numbers.chunks(PUTS) {
-        let items = chunk.iter().map(|n| PutItem { key: key(*n), slices: vec![4096] }).collect();
+        let items = chunk.iter().map(|n| PutItem::new(key(*n), vec![4096])).collect();
         let start = Call::BatchPutStart(None, items, PutOptions::default());
         let keys = chunk.iter().map(|n| key(*n)).collect();
         let end = Call::BatchPutEnd(None, keys, ReplicaKind::Memory);

@@ -5,8 +5,9 @@
 
 Two columns. "refused" is a batch whose lists do not fit: every implementation converts all
 arguments and then answers -1, so this is the binding alone. "moved" writes entries of 8 bytes to an
-engine of the same kind in the same process, over TCP. Runs of all take turns; medians and extremes
-are told. No speed is asserted.
+engine of the same kind in the same process: over TCP, and with ours also the way that it chooses by
+itself, which is without sockets. Runs of all take turns; medians and extremes are told. No speed is
+asserted.
 """
 
 import ctypes
@@ -56,12 +57,14 @@ def main(rounds):
     common.library()
     found = {}
     for _ in range(rounds):
-        for kind in common.IMPLEMENTATIONS:
+        for kind in (f"{common.OURS}, TCP", *common.IMPLEMENTATIONS):
             try:
-                environment = common.environment(kind)
+                environment = common.environment(kind.partition(",")[0])
             except common.Skip as reason:
                 print(reason)
                 continue
+            if kind != common.OURS:
+                environment = dict(environment, MC_SAME_HOST="0")
             done = subprocess.run([sys.executable, __file__, "--measure"], env=environment,
                                   capture_output=True, text=True, timeout=120, check=False)
             if done.returncode != 0:

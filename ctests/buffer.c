@@ -117,6 +117,33 @@ static void local_buffers_are_not_shown(mc_engine_t *engine) {
     CHECK_OK(mc_buffer_unregister(engine, buffer.address));
 }
 
+static void memory_of_the_library(mc_engine_t *engine) {
+    mc_buffer_t buffer = buffer_at(0, 1);
+    unsigned char *first = mc_memory_allocate(3 * PAGE + 1), *second = mc_memory_allocate(1);
+    unsigned char *large = mc_memory_allocate((size_t)16 << 20);
+    size_t at;
+    CHECK(first != NULL && second != NULL && large != NULL && first != second);
+    if (first == NULL || second == NULL || large == NULL) return;
+    CHECK((uintptr_t)first % PAGE == 0 && (uintptr_t)large % ((size_t)16 << 20) == 0);
+    for (at = 0; at < 3 * PAGE + 1; at++) CHECK(first[at] == 0);
+    memset(first, 1, 3 * PAGE + 1);
+    buffer.address = first;
+    buffer.length_bytes = 3 * PAGE + 1;
+    CHECK_OK(mc_buffer_register(engine, &buffer));
+    CHECK_OK(mc_buffer_unregister(engine, first));
+    CHECK_OK(mc_memory_free(second));
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_memory_free(second));
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_memory_free(first + PAGE));
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_memory_free(memory));
+    CHECK_OK(mc_memory_free(NULL));
+    CHECK(first[3 * PAGE] == 1);
+    CHECK_OK(mc_memory_free(first));
+    CHECK_OK(mc_memory_free(large));
+    CHECK(mc_memory_allocate(0) == NULL);
+    CHECK(mc_memory_allocate(SIZE_MAX) == NULL);
+    CHECK(mc_memory_allocate(SIZE_MAX / 2 - (32u << 20)) == NULL);
+}
+
 int main(void) {
     mc_engine_t *engine;
     check_tool();
@@ -126,6 +153,7 @@ int main(void) {
     many_are_all_or_nothing(engine);
     bad_buffers_are_refused(engine);
     local_buffers_are_not_shown(engine);
+    memory_of_the_library(engine);
     CHECK_OK(mc_engine_destroy(engine));
     return check_end();
 }

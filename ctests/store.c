@@ -184,7 +184,8 @@ static void upstreams_api(void) {
 
 _Static_assert(sizeof(mc_store_options_t) == 72, "options");
 _Static_assert(offsetof(mc_store_options_t, json) == 64, "options");
-_Static_assert(sizeof(mc_put_options_t) == 40, "put options");
+_Static_assert(sizeof(mc_put_options_t) == 56, "put options");
+_Static_assert(offsetof(mc_put_options_t, groups) == 40, "put options");
 _Static_assert(sizeof(mc_store_object_t) == 32, "object");
 _Static_assert(sizeof(mc_store_range_t) == 16, "range");
 _Static_assert(sizeof(mc_store_health_t) == 40, "health");

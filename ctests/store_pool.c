@@ -118,6 +118,46 @@ static void a_view_stays(mc_store_t *store) {
     CHECK_STATUS(MC_ERR_INVALID_HANDLE, mc_store_buffer_detach(view));
 }
 
+/* One group for each object, or none; what they do is for masters to test. */
+static void groups_are_counted(mc_store_t *store) {
+    const char *const names[] = {"g", NULL, ""};
+    const char *const bad[] = {"\xff"};
+    mc_store_range_t range;
+    mc_store_object_t objects[3];
+    mc_status_t statuses[3];
+    mc_put_options_t options;
+    int index;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.groups = names;
+    range.address = value[0];
+    range.length_bytes = BYTES;
+    for (index = 0; index < 3; index++) {
+        static const char *const keys[] = {"g0", "g1", "g2"};
+        objects[index].key = keys[index];
+        objects[index].key_len = 2;
+        objects[index].ranges = &range;
+        objects[index].range_count = 1;
+    }
+    options.group_count = 2;
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_store_put_batch(store, objects, 3, &options, statuses));
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_store_put(store, "g0", 2, value[0], BYTES, &options));
+    options.group_count = SIZE_MAX;
+    CHECK(mc_store_put(store, "g0", 2, value[0], BYTES, &options) < 0);
+    options.group_count = 3;
+    CHECK_OK(mc_store_put_batch(store, objects, 3, &options, statuses));
+    for (index = 0; index < 3; index++) CHECK_OK(statuses[index]);
+    options.group_count = 1;
+    CHECK_OK(mc_store_put(store, "g3", 2, value[0], BYTES, &options));
+    options.groups = bad;
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_store_put(store, "g4", 2, value[0], BYTES, &options));
+    options.groups = NULL;
+    CHECK_STATUS(MC_ERR_INVALID_ARGUMENT, mc_store_put(store, "g4", 2, value[0], BYTES, &options));
+    /* As a program that was built before there were groups. */
+    options.struct_size = (uint32_t)offsetof(mc_put_options_t, groups);
+    CHECK_OK(mc_store_put(store, "g4", 2, value[0], BYTES, &options));
+}
+
 int main(int count, char **arguments) {
     mc_store_t *holder, *reader;
     mc_store_buffer_t *views[OBJECTS], *copy, *late;
@@ -139,6 +179,7 @@ int main(int count, char **arguments) {
         views[index] = buffer_of(holder, index);
     }
     CHECK(views_of(holder) == OBJECTS);
+    groups_are_counted(reader);
     /* Somebody else's object is read once. */
     copy = buffer_of(reader, 1);
     CHECK(views_of(reader) == 0);

@@ -2,7 +2,11 @@
 set -euo pipefail
 examples=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
+# What the model servers serve, and so what is asked for.
+model_name=${MODEL:-stand-in}
+# In tenths of a second. A real model server loads a model first.
 ready_tries=300
+[ -z "${MODEL_SERVER:-}" ] || ready_tries=18000
 started=()
 names=()
 
@@ -40,7 +44,7 @@ model() {
     # shellcheck disable=SC2206
     local command=(${MODEL_SERVER:-"$python" "$examples/stand_in/server.py"})
     local served=()
-    if [ -n "${MODEL_SERVER:-}" ]; then served=("${MODEL:?}"); else served=(--model stand-in); fi
+    if [ -n "${MODEL_SERVER:-}" ]; then served=("${MODEL:?}"); else served=(--model "$model_name"); fi
     begin "$1" "${command[@]}" "${served[@]}" --host 127.0.0.1 --port "$2" "${@:3}"
     ready "$2"
 }

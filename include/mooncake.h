@@ -399,6 +399,30 @@ mc_status_t mc_engine_dump(const struct mc_engine_t *engine,
                            size_t buf_len,
                            size_t *len_out);
 
+/* ---- Memory ------------------------------------------------------------------------------ */
+/**
+ * Allocates memory to register: zeroed, aligned to a page and from 16 MiB on to 16 MiB, with the
+ * wish for huge pages. Peers of this library on the same host and of the same user can map it
+ * while it is registered with all access, which spares a copy by the kernel.
+ *
+ * @param length_bytes  how much; not 0. Pages cost nothing before they are written.
+ * @return its first byte, to be freed with mc_memory_free; NULL on failure, and
+ *         mc_last_error_message has the reason.
+ *
+ * Threads: any. Blocks: no. A forked child shares what its parent allocated. Since: 0.3.
+ */
+void *mc_memory_allocate(size_t length_bytes);
+
+/**
+ * Frees memory that mc_memory_allocate gave. It must not be registered or in use any more.
+ *
+ * @param memory  its first byte; NULL does nothing.
+ *
+ * Threads: any. Blocks: no. Returns: MC_OK; MC_ERR_INVALID_ARGUMENT for anything else, and for
+ * what was freed before; MC_ERR_FORKED. Since: 0.3.
+ */
+mc_status_t mc_memory_free(void *memory);
+
 /* ---- Buffers ----------------------------------------------------------------------------- */
 /** Peers may read the buffer. */
 #define MC_ACCESS_REMOTE_READ 1
@@ -1077,6 +1101,14 @@ typedef struct mc_put_options_t {
     const char *const *preferred_segments;
     /** How many. */
     size_t preferred_segment_count;
+    /**
+     * Names of groups, one for each object of the call, NULL or "" for none: objects of one group
+     * are leased and evicted together. Masters of ours only; others ignore it. May be NULL.
+     * Since: 0.3.
+     */
+    const char *const *groups;
+    /** How many: 0, or as many as the call has objects. Since: 0.3. */
+    size_t group_count;
 } mc_put_options_t;
 
 /**

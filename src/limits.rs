@@ -263,6 +263,15 @@ const _: () = assert!(RPC_REPLY_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(RPC_REQUEST_BYTES_MAX <= RPC_INPUT_BYTES_MAX);
 /// Slices of one object: 1 TiB in upstream's slices of 16 MiB.
 pub const OBJECT_SLICES_MAX: usize = 65_536;
+/// Pieces of memory that a program got from the library and has not freed: each is a mapping, of
+/// which the kernel gives a process 65 530 by default.
+pub const MEMORY_ALLOCATIONS_MAX: usize = 32_768;
+/// Longest wait for the table of these. It is held for microseconds, but in a forked child it may
+/// be held for ever, by a thread that is not there.
+pub const MEMORY_TABLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Objects of one group: whoever reads one of them renews the others, one after the other, on the
+/// thread that carries out the call. The parts of a page of a cache are a few hundred.
+pub const GROUP_MEMBERS_MAX: usize = 4096;
 /// Copies of one object. Each is written by the writer itself, so more would take for ever.
 pub const REPLICAS_MAX: usize = 64;
 /// Items of one batched call. Engines ask for thousands of keys at once.

@@ -20,6 +20,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("last_error", "Text of the last failure"),
     ("log", "Log"),
     ("engine", "Engine"),
+    ("memory", "Memory"),
     ("buffer", "Buffers"),
     ("segment", "Segments"),
     ("batch", "Batches"),

@@ -335,7 +335,7 @@ fn call(client: &MasterClient, call: &Call) -> Reply {
 }
 
 fn put_start(client: &MasterClient, key: &[u8]) -> Reply {
-    let item = PutItem { key: key.to_vec(), slices: vec![100] };
+    let item = PutItem::new(key.to_vec(), vec![100]);
     call(client, &Call::PutStart(Some(OWNER), item, PutOptions::default()))
 }
 

@@ -15,6 +15,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use calls::Maker;
+use mooncake::pool::object::{PutItem, PutOptions};
 use mooncake::rpc::dialect::{self, Dialect};
 use mooncake::rpc::frame::{
     Fault, ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES,
@@ -73,6 +74,41 @@ fn what_a_dialect_cannot_say_is_refused_and_named() {
     let mut out = Vec::new();
     assert!(dialect::encode_reply(Dialect::Native, Method::Exists, &reply, &mut out).is_err());
     assert!(out.is_empty());
+}
+
+#[test]
+fn groups_stand_behind_what_earlier_versions_read() {
+    let mut item = PutItem::new(b"a".to_vec(), vec![1, 2]);
+    let other = PutItem::new(b"b".to_vec(), vec![3]);
+    let call = |items: &[PutItem]| {
+        Call::BatchPutStart(
+            None,
+            items.to_vec(),
+            PutOptions { soft_pin: true, ..Default::default() },
+        )
+    };
+    let plain = call(&[item.clone(), other.clone()]);
+    item.group = b"page".to_vec();
+    let grouped = call(&[item, other]);
+    let body_of = |dialect, call: &Call| {
+        let mut body = Vec::new();
+        let function = dialect::encode_request(dialect, call, &mut body).unwrap();
+        (function, body)
+    };
+    // An earlier master ignores what it does not know; an earlier client ends before it.
+    let ((function, before), (_, after)) =
+        (body_of(Dialect::Native, &plain), body_of(Dialect::Native, &grouped));
+    assert_eq!(after.strip_prefix(before.as_slice()).unwrap(), b"\x02\0\0\0\x04\0\0\0page\0\0\0\0");
+    let read = |body: &[u8]| dialect::decode_request(function, body, Dialect::Upstream0_3_7);
+    assert_eq!(
+        (read(&before).unwrap().call, read(&after).unwrap().call),
+        (plain.clone(), grouped.clone())
+    );
+    // One group for two items.
+    let one = [&before[..], b"\x01\0\0\0\x04\0\0\0page"].concat();
+    assert_eq!(read(&one), Err(Fault::invalid_arguments()));
+    let upstream = |call| body_of(Dialect::Upstream0_3_7, call);
+    assert_eq!(upstream(&grouped), upstream(&plain));
 }
 
 /// Every captured frame, and one native frame of each kind.

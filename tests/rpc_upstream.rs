@@ -90,7 +90,7 @@ fn bytes(key: &str) -> Key {
 }
 
 fn item(key: &str, slices: &[u64]) -> PutItem {
-    PutItem { key: bytes(key), slices: slices.to_vec() }
+    PutItem::new(bytes(key), slices.to_vec())
 }
 
 /// The ranges of one replica in memory: address and size, all inside of the segment.

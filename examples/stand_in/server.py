@@ -82,6 +82,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         length = int(self.headers.get("Content-Length", "0"))
         request = json.loads(self.rfile.read(min(length, BODY_BYTES_MAX)))
+        if request.get("model") not in (None, self.server.model):
+            self.answer({"error": f"the model {request['model']} is not served here"}, 404)
+            return
         try:
             text, params = self.server.complete(request)
         except (RuntimeError, ValueError, KeyError) as reason:

@@ -112,7 +112,7 @@ class BufferPool:
         if self._alignment < 8 or self._alignment & (self._alignment - 1):
             raise RuntimeError("alignment must be a power of two and at least sizeof(void*)")
         self._blocks = convert.boolean("block_on_exhaustion", block_on_exhaustion)
-        self._timeout = default_timeout
+        self._timeout = convert.seconds("default_timeout", default_timeout)
         self._regions_max = None if max_regions is None \
             else convert.number("max_regions", max_regions)
         self._changed = threading.Condition()
@@ -133,7 +133,7 @@ class BufferPool:
         """
         size = convert.number("size", size)
         block = self._blocks if block is None else convert.boolean("block", block)
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self._timeout if timeout is None else convert.seconds("timeout", timeout)
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while True:

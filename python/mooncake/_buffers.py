@@ -11,6 +11,7 @@ import sys
 from ctypes import c_char_p, c_int, c_ssize_t, c_void_p, py_object
 from typing import TYPE_CHECKING, Any
 
+from . import _errors
 from ._convert import wrong
 from ._library import lib
 
@@ -104,8 +105,10 @@ class BufferHandle:
 
 def _detached(handle):
     """Who has a handle may write, as with upstream's, so it must not be the object itself."""
-    if lib.mc_store_buffer_detach(handle) == 0:
+    status = lib.mc_store_buffer_detach(handle)
+    if status == 0:
         return True
+    _errors.tell_native(lib, status, "a copy of the object")
     lib.mc_store_buffer_release(handle)
     return False
 

@@ -61,6 +61,15 @@ def sequence(name, values):
     raise wrong(name, "a list", values)
 
 
+def seconds(name, value):
+    """A length of time as a number; None for no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise wrong(name, "seconds", value)
+    return value
+
+
 def text(name, value):
     """UTF-8 bytes of a str, or bytes as they are."""
     if isinstance(value, str):

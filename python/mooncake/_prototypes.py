@@ -210,6 +210,8 @@ class mc_put_options_t(Structure):
         ("soft_pin_ttl_ms", c_uint64),
         ("preferred_segments", c_void_p),
         ("preferred_segment_count", c_size_t),
+        ("groups", c_void_p),
+        ("group_count", c_size_t),
     ]
 
 
@@ -287,6 +289,8 @@ FUNCTIONS = {
     "mc_engine_local_name": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p]),
     "mc_engine_ports": (c_int32, [c_void_p, c_void_p, c_void_p]),
     "mc_engine_dump": (c_int32, [c_void_p, c_void_p, c_size_t, c_void_p]),
+    "mc_memory_allocate": (c_void_p, [c_size_t]),
+    "mc_memory_free": (c_int32, [c_void_p]),
     "mc_buffer_register": (c_int32, [c_void_p, c_void_p]),
     "mc_buffer_register_many": (c_int32, [c_void_p, c_void_p, c_size_t]),
     "mc_buffer_unregister": (c_int32, [c_void_p, c_void_p]),

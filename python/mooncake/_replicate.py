@@ -6,6 +6,7 @@ not a field. `data_type` is the exception: vLLM sets it without asking, and it o
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import enum
 from ctypes import c_char_p
@@ -13,6 +14,7 @@ from typing import List, Optional, Sequence
 
 from . import _convert as convert
 from . import _prototypes as c
+from ._errors import Refused
 
 INVALID_PARAMS = -600
 
@@ -44,7 +46,7 @@ class ReplicateConfig:
     """ReplicateConfig(): how many copies of an object, and where."""
 
     __slots__ = ("_replica_num", "_preferred_segment", "_preferred_segments", "_same_node",
-                 "_soft_pin_action", "_soft_pin_ttl_ms", "_with_hard_pin", "_data_type")
+                 "_soft_pin_action", "_soft_pin_ttl_ms", "_with_hard_pin", "_data_type", "_group_ids")
 
     def __init__(self) -> None:
         self._replica_num = 1
@@ -55,6 +57,7 @@ class ReplicateConfig:
         self._soft_pin_ttl_ms = None
         self._with_hard_pin = False
         self._data_type = ObjectDataType.UNKNOWN
+        self._group_ids = None
 
     @property
     def replica_num(self) -> int:
@@ -154,6 +157,22 @@ class ReplicateConfig:
             raise convert.wrong("data_type", "ObjectDataType", value)
         self._data_type = value
 
+    @property
+    def group_ids(self) -> Optional[List[str]]:
+        """Names of groups, one for each key of the call, empty where a key stands alone; a list of
+        its own each time, or None. Masters of ours lease and evict the objects of a group together;
+        others are not told of it."""
+        return None if self._group_ids is None else list(self._group_ids)
+
+    @group_ids.setter
+    def group_ids(self, value: Optional[Sequence[str]]) -> None:
+        if value is None:
+            self._group_ids = None
+            return
+        names = convert.sequence("group_ids", value)
+        self._group_ids = [convert.text(f"group_ids[{place}]", name).decode()
+                           for place, name in enumerate(names)]
+
     def __str__(self) -> str:
         fields = ("replica_num", "with_soft_pin", "with_hard_pin", "preferred_segments",
                   "prefer_alloc_in_same_node")
@@ -163,13 +182,14 @@ class ReplicateConfig:
     __repr__ = __str__
 
 
-# ctypes objects keep what they point at only through `_objects`, so the array rides along.
+# ctypes objects keep what they point at only through `_objects`, so the arrays ride along.
 class Options:
-    """mc_put_options_t made from a config, with the memory it points at."""
+    """mc_put_options_t made from a config for all objects of a call, or for those at some places,
+    with the memory it points at."""
 
-    __slots__ = ("struct", "names")
+    __slots__ = ("struct", "names", "groups")
 
-    def __init__(self, config):
+    def __init__(self, config, places=None):
         flags = (c.MC_PUT_SOFT_PIN * config.with_soft_pin
                  | c.MC_PUT_HARD_PIN * config._with_hard_pin
                  | c.MC_PUT_SAME_NODE * config._same_node)
@@ -179,18 +199,46 @@ class Options:
         # A NUL would cut a name short; a name that nobody has is no error.
         encoded = [name.encode() for name in names if "\0" not in name and name]
         self.names = (c_char_p * len(encoded))(*encoded)
+        groups = [name.encode() for name in chosen(config, places) or ()]
+        if any(b"\0" in name for name in groups):
+            raise Refused("the name of a group holds a NUL")
+        self.groups = (c_char_p * len(groups))(*groups)
         self.struct = c.mc_put_options_t(
             ctypes.sizeof(c.mc_put_options_t), min(config._replica_num, convert.U32_MAX), flags, 0,
             config._soft_pin_ttl_ms or 0, ctypes.addressof(self.names) if encoded else None,
-            len(encoded))
+            len(encoded), ctypes.addressof(self.groups) if groups else None, len(groups))
 
 
-def options(name, config, multi_buffer=False):
-    """(0, Options or None), or (-600, None) for what this call does not take."""
-    if config is None:
-        return 0, None
-    if not isinstance(config, ReplicateConfig):
+def chosen(config, places):
+    """The groups of the objects at some places of a batch, of all without places."""
+    if config._group_ids is None or places is None:
+        return config._group_ids
+    return [config._group_ids[place] for place in places]
+
+
+def must_be_config(name, config):
+    """Refuses what is neither a config nor None."""
+    if config is not None and not isinstance(config, ReplicateConfig):
         raise convert.wrong(name, "ReplicateConfig", config)
+
+
+def options(name, config, count, multi_buffer=False, places=None):
+    """Options for a call about `count` objects, of which those at `places` are put; None without a
+    config. Raises Refused for what the call does not do."""
+    must_be_config(name, config)
+    if config is None:
+        return None
     if config._replica_num == 0 or (config._same_node and not multi_buffer):
-        return INVALID_PARAMS, None
-    return 0, Options(config)
+        raise Refused("the config asks for what this call does not do")
+    if config._group_ids is not None and len(config._group_ids) != count:
+        raise Refused(f"{len(config._group_ids)} groups for {count} objects")
+    return Options(config, places)
+
+
+def part_of(config, places):
+    """The same config for the objects at some places of a batch."""
+    if config is None or config._group_ids is None:
+        return config
+    part = copy.copy(config)
+    part._group_ids = chosen(config, places)
+    return part

@@ -64,7 +64,7 @@ class SharedSegment:
                 made._file = os.memfd_create(made._name[:200], os.MFD_CLOEXEC)
                 weakref.finalize(made, os.close, made._file)
                 os.ftruncate(made._file, made._size)
-            except OSError as reason:
+            except (OSError, ValueError) as reason:
                 raise RuntimeError(f"{made._size} bytes of shared memory: {reason}") from None
             told.update(process=os.getpid(), file=made._file)
         return made, json.dumps(told).encode()

@@ -9,8 +9,9 @@ from . import _convert as convert
 from . import _errors
 from . import _prototypes as c
 from ._convert import WORD, address, columns
+from ._errors import Refused
 from ._library import lib
-from ._replicate import INVALID_PARAMS
+from ._replicate import INVALID_PARAMS, must_be_config, options
 
 NO_SPACE, OBJECT_NOT_FOUND, OBJECT_EXISTS = -200, -704, -705
 STRUCT_BYTES = ctypes.sizeof(c.mc_store_range_t)
@@ -36,6 +37,22 @@ def refuse(reason, value=INVALID_PARAMS):
     """What a call answers without asking the library."""
     _errors.tell(str(reason))
     return value
+
+
+def put_of_nothing(key, config):
+    """What a put of no bytes gives that is no mistake."""
+    convert.text("key", key)
+    try:
+        options("config", config, 1)
+    except Refused as reason:
+        return refuse(reason)
+    return 0
+
+
+def empty_value(config):
+    """What a put of an empty value gives."""
+    must_be_config("config", config)
+    return refuse("an empty value")
 
 
 def told(status, call, translate=code_of):

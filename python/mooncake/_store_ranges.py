@@ -14,7 +14,8 @@ from . import _prototypes as c
 from ._buffers import Value, make_handle
 from ._convert import WORD, Keys
 from ._core import Memory
-from ._replicate import INVALID_PARAMS, ReplicateConfig, options
+from ._errors import Refused
+from ._replicate import INVALID_PARAMS, ReplicateConfig, options, part_of
 from ._store_calls import (NO_SPACE, OBJECT_EXISTS, OBJECT_NOT_FOUND, code_of, one_range_each,
                            refuse)
 from ._types import Codes, Numbers, NumbersEach
@@ -133,12 +134,15 @@ class Ranges:
         """
         names = [convert.text("keys", key) for key in convert.sequence("keys", keys)]
         sizes = convert.numbers("sizes", sizes)
-        code, _ = options("config", config, True)
-        if code != 0 or len(sizes) != len(names) or self._client is None:
-            return [refuse("not set up, or lists or a config that do not fit")] * len(names)
+        try:
+            options("config", config, len(names), True)
+        except Refused as reason:
+            return [refuse(reason)] * len(names)
+        if len(sizes) != len(names) or self._client is None:
+            return [refuse("not set up, or lists that do not fit")] * len(names)
         there = self.batch_is_exist(names)
-        return [self._stage(name, size, config, found)
-                for name, size, found in zip(names, sizes, there)]
+        return [self._stage(name, size, part_of(config, [place]), found)
+                for place, (name, size, found) in enumerate(zip(names, sizes, there))]
 
     def _stage(self, name, size, config, found):
         client = self._client

@@ -13,7 +13,8 @@ from . import _convert as convert
 from . import _errors, _safetensors, _tensor
 from ._buffers import Value
 from ._convert import Keys
-from ._replicate import INVALID_PARAMS, ReplicateConfig
+from ._errors import Refused
+from ._replicate import INVALID_PARAMS, ReplicateConfig, options, part_of
 from ._store_calls import many_ranges_each, refuse
 from ._store_ranges import Held
 from ._types import Codes, Key, Numbers, Tensor
@@ -103,6 +104,10 @@ class Tensors:
         if len(tensors) != len(names):
             return [refuse("the lists do not have the same lengths")] * len(names)
         codes, good = [INVALID_PARAMS] * len(names), []
+        try:
+            options("config", config, len(names))
+        except Refused as reason:
+            return [refuse(reason)] * len(names)
         for place, tensor in enumerate(tensors):
             header = _tensor.header_of(tensor) if _tensor.is_tensor(tensor) else None
             if header is None:
@@ -112,6 +117,7 @@ class Tensors:
         chosen = Keys("keys", [names[place] for place, _ in good])
         ranges = many_ranges_each(chosen, [stored.places for _, stored in good],
                                   [stored.sizes for _, stored in good])
+        config = part_of(config, [place for place, _ in good])
         put = self._upsert_batch(chosen, ranges, config, call) if over \
             else self._put_batch(chosen, ranges, config, call, False)
         for (place, _), code in zip(good, put):
@@ -213,8 +219,13 @@ class Tensors:
         shards = shard_count(tp_rank, tp_size, split_dim)
         if len(tensors) != len(names):
             return [refuse("the lists do not have the same lengths")] * len(names)
-        return [self._put_shards(name, tensor, shards, split_dim, config)
-                for name, tensor in zip(names, tensors)]
+        try:
+            options("config", config, len(names))
+        except Refused as reason:
+            return [refuse(reason)] * len(names)
+        # All shards of a tensor are in its group.
+        return [self._put_shards(name, tensor, shards, split_dim, part_of(config, [place] * shards))
+                for place, (name, tensor) in enumerate(zip(names, tensors))]
 
     def _put_shards(self, name, tensor, shards, dimension, config):
         if shards == 1:

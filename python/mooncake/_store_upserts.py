@@ -18,8 +18,8 @@ from ._convert import WORD, Keys, address
 from ._errors import Refused
 from ._library import lib
 from ._replicate import ReplicateConfig, options
-from ._store_calls import (answers, code_of, flat_bytes, many_ranges_each, one_range_each,
-                           put_code_of, refuse)
+from ._store_calls import (answers, code_of, empty_value, flat_bytes, many_ranges_each,
+                           one_range_each, put_code_of, put_of_nothing, refuse)
 from ._types import Buffer, Codes, Key, Numbers
 from . import _types as types
 
@@ -40,8 +40,7 @@ class Upserts:
         held = Value("value", value)
         if held.length == 0:
             convert.text("key", key)
-            options("config", config)
-            return refuse("an empty value")
+            return empty_value(config)
         return self._upsert_one(key, (held.address,), (held.length,), config, "upsert")
 
     def upsert_from(self, key: Key, buffer_ptr: int, size: int,
@@ -50,8 +49,7 @@ class Upserts:
         memory. A size of 0 does nothing and is 0."""
         place, size = convert.number("buffer_ptr", buffer_ptr), convert.number("size", size)
         if size == 0 and self._client is not None:
-            convert.text("key", key)
-            return options("config", config)[0]
+            return put_of_nothing(key, config)
         return self._upsert_one(key, (place,), (size,), config, "upsert_from")
 
     def upsert_parts(self, key: Key, *parts: Buffer,
@@ -62,8 +60,7 @@ class Upserts:
             flat_bytes(part)
         held = [found for found in (Value("parts", part) for part in parts) if found.length]
         if not held and self._client is not None:
-            convert.text("key", key)
-            return options("config", config)[0]
+            return put_of_nothing(key, config)
         return self._upsert_one(key, [part.address for part in held],
                                 [part.length for part in held], config, "upsert_parts")
 
@@ -74,8 +71,7 @@ class Upserts:
         held = [Value(f"values[{place}]", value)
                 for place, value in enumerate(convert.sequence("values", values))]
         if len(held) == names.count and not all(value.length for value in held):
-            options("config", config)
-            return refuse("an empty value")
+            return empty_value(config)
         ranges = one_range_each(names, array(WORD, [value.address for value in held]),
                                 array(WORD, [value.length for value in held]))
         results = self._upsert_batch(names, ranges, config, "upsert_batch")
@@ -97,25 +93,19 @@ class Upserts:
 
     def _upsert_batch(self, keys, ranges, config, call) -> List[int]:
         """Removes what is there, puts, and does so again with what others put in between."""
-        code, given = options("config", config)
         try:
-            handle = self._handle()
-            if ranges is None:
-                raise Refused("the lists do not have the same lengths")
-            if code != 0:
-                raise Refused("the config asks for what this call does not do")
+            handle, _ = self._begin_put(keys, ranges, config)
         except Refused as reason:
             return [refuse(reason)] * keys.count
         if keys.count == 0:
             return []
         objects, _held = ranges
-        asked = byref(given.struct) if given else None
         codes = [0] * keys.count
         # Of a key that comes twice the last value is meant.
         last = {keys.name(place): place for place in range(keys.count)}
         open_ = sorted(last.values())
         for _ in range(ROUNDS_MAX):
-            open_ = self._replace(handle, keys, objects, asked, open_, codes, call)
+            open_ = self._replace(handle, keys, objects, config, open_, codes, call)
             if not open_:
                 break
         for place in open_:
@@ -124,7 +114,7 @@ class Upserts:
         return [codes[last[keys.name(place)]] for place in range(keys.count)]
 
     @staticmethod
-    def _replace(handle, keys, objects, asked, there, codes, call):
+    def _replace(handle, keys, objects, config, there, codes, call):
         """Removes these objects and puts them anew; those that others were faster with.
 
         Removed first: a put that finds an object takes a lease on it, and masters of old do not
@@ -145,8 +135,9 @@ class Upserts:
         if not there:
             return []
         rows, statuses = rows_of(objects, keys.count, there), array("i", bytes(4 * len(there)))
-        status = lib.mc_store_put_batch(handle, address(rows), len(there), asked,
-                                        address(statuses))
+        given = options("config", config, keys.count, places=there)
+        status = lib.mc_store_put_batch(handle, address(rows), len(there),
+                                        byref(given.struct) if given else None, address(statuses))
         for place, code in zip(there, answers(Count(there), status, statuses, call, put_code_of)):
             codes[place] = code
         return [place for place, found in zip(there, statuses) if found == c.MC_ERR_OBJECT_EXISTS]

@@ -190,7 +190,9 @@ class TransferEngine:
             _errors.tell_native(lib, status, "initialize")
             return FAILED
         before = self._core
-        self._core, self._arenas = core, Arenas(core)
+        # In this order: who sees the engine sees its memory too.
+        self._arenas = Arenas(core)
+        self._core = core
         self._own_names = frozenset((host, core.name))
         self._timeout_ms = transfer_timeout()
         if before is not None:
@@ -249,16 +251,16 @@ class TransferEngine:
     def get_local_topology(self, device_name: Optional[Key] = None) -> str:
         """get_local_topology(device_name=None) -> str: JSON, which adapters are near which
         memory."""
-        if device_name is not None:
-            convert.text("device_name", device_name)
+        names = convert.text("device_name", device_name or "").decode("utf-8", "replace")
         core = self._core
         if core is None:
             return refuse("the engine is not initialized", "{}")
         dump = json.loads(core.text(lib.mc_engine_dump) or "{}")
         matrix = dump.get("topology", {}).get("matrix", {})
-        if device_name:
-            matrix = {place: [[name for name in group if name in device_name.split(",")]
-                              for group in groups] for place, groups in matrix.items()}
+        if names:
+            wanted = names.split(",")
+            matrix = {place: [[name for name in group if name in wanted] for group in groups]
+                      for place, groups in matrix.items()}
         return json.dumps(matrix)
 
     def warmup_efa_segment(self, segment_name: Key) -> int:

@@ -20,7 +20,7 @@ from . import _convert as convert
 from . import _prototypes as c
 from ._buffers import BufferHandle, Value, make_handle
 from ._core import Core
-from ._errors import native_text
+from ._errors import Refused, native_text
 from ._library import lib
 from ._types import Buffer, Key, Memory, Numbers
 
@@ -74,7 +74,7 @@ class Engine:
                  protocol: Optional[str] = None, **settings: Any):
         """`settings` are those of docs/configuration.md, for example `tcp_io_threads=2`."""
         options = {"local_name": local_name, "metadata": metadata, "protocol": protocol}
-        options = {name: convert.c_text(name, value) for name, value in options.items()
+        options = {name: c_text(name, value) for name, value in options.items()
                    if value is not None}
         status, core = Core.create(options, settings)
         check(status)
@@ -110,11 +110,12 @@ class Engine:
                  access: int = 0) -> int:
         """Registers a buffer, or `length` bytes at an address; returns the address."""
         place, length, held = span(memory, length)
+        where = c_text("location", location)
+        access = convert.number("access", access, convert.U32_MAX)
         # Held first: a buffer must not go while the library knows it.
         if held is not None:
             self._core.kept.append(held)
-        status = self._core.register(array("Q", (place,)), array("Q", (length,)),
-                                     convert.c_text("location", location), access)
+        status = self._core.register(array("Q", (place,)), array("Q", (length,)), where, access)
         if held is not None:
             if status != 0:
                 self._core.kept.remove(held)
@@ -133,7 +134,7 @@ class Engine:
 
     def open(self, name: str) -> "Peer":
         """The segment of a peer, or this engine's own."""
-        status, segment = self._core.segment(convert.c_text("name", name))
+        status, segment = self._core.segment(c_text("name", name))
         check(status)
         return Peer(self, name, segment)
 
@@ -179,8 +180,7 @@ class Peer:
     def _one(self, call, memory, address, length, timeout_ms):
         place, length, _held = span(memory, length)
         check(call(self.engine._core.handle, self.segment, place,
-                   convert.number("address", address), length,
-                   convert.number("timeout_ms", timeout_ms, convert.U32_MAX)))
+                   convert.number("address", address), length, milliseconds(timeout_ms)))
 
     def read_many(self, locals_: Numbers, addresses: Numbers,
                   lengths: Numbers, timeout_ms: int = 0) -> None:
@@ -196,16 +196,14 @@ class Peer:
         columns = three(locals_, addresses, lengths)
         if columns[0]:
             check(self.engine._core.move(operation, self.segment, *columns,
-                                         convert.number("timeout_ms", timeout_ms,
-                                                        convert.U32_MAX)))
+                                         milliseconds(timeout_ms)))
 
     def submit(self, operation: int, locals_: Numbers, addresses: Numbers,
                lengths: Numbers, timeout_ms: int = 0) -> "Batch":
         """Starts ranges (READ or WRITE) and returns at once."""
         columns = three(locals_, addresses, lengths)
         status, handle = self.engine._core.submit(operation, self.segment, *columns,
-                                                  convert.number("timeout_ms", timeout_ms,
-                                                                 convert.U32_MAX))
+                                                  milliseconds(timeout_ms))
         check(status)
         return Batch(self.engine, handle)
 
@@ -213,11 +211,12 @@ class Peer:
         """Tells the peer something; returns when it has it."""
         name, message = convert.text("name", name), convert.text("message", message)
         check(lib.mc_notify_send(self.engine._core.handle, self.segment, name, len(name), message,
-                                 len(message), timeout_ms))
+                                 len(message), milliseconds(timeout_ms)))
 
     def probe(self, timeout_ms: int = 0) -> None:
         """Asks the peer for a sign of life."""
-        check(lib.mc_segment_probe(self.engine._core.handle, self.segment, timeout_ms))
+        check(lib.mc_segment_probe(self.engine._core.handle, self.segment,
+                                   milliseconds(timeout_ms)))
 
 
 class Batch:
@@ -246,7 +245,7 @@ class Batch:
 
     def wait(self, timeout_ms: int) -> None:
         """Waits; raises when something failed or the time is over, and then it goes on."""
-        check(lib.mc_batch_wait(self._handle, timeout_ms, None))
+        check(lib.mc_batch_wait(self._handle, milliseconds(timeout_ms), None))
 
     def fileno(self) -> int:
         """Readable while all has ended; for select and event loops."""
@@ -259,6 +258,19 @@ class Batch:
         handle, self._handle = self._handle, None
         if handle is not None:
             check(lib.mc_batch_destroy(handle))
+
+
+def c_text(name, value, none=False):
+    """A text without a NUL, which is a ValueError here."""
+    try:
+        return convert.c_text(name, value, none)
+    except Refused as reason:
+        raise ValueError(str(reason)) from None
+
+
+def milliseconds(timeout_ms):
+    """A time limit as the library takes it; ctypes would cut a larger number silently."""
+    return convert.number("timeout_ms", timeout_ms, convert.U32_MAX)
 
 
 def three(locals_, addresses, lengths):
@@ -279,9 +291,9 @@ class Store:
         text = json.dumps(settings).encode() if settings else None
         given = c.mc_store_options_t(
             ctypes.sizeof(c.mc_store_options_t),
-            local_hostname=convert.c_text("local_hostname", local_hostname),
-            metadata_server=convert.c_text("metadata_server", metadata_server),
-            master_server_address=convert.c_text("master", master),
+            local_hostname=c_text("local_hostname", local_hostname),
+            metadata_server=c_text("metadata_server", metadata_server),
+            master_server_address=c_text("master", master),
             global_segment_bytes=convert.number("segment_bytes", segment_bytes)
             or c.MC_STORE_NO_BYTES,
             local_buffer_bytes=convert.number("local_buffer_bytes", local_buffer_bytes)
@@ -323,7 +335,10 @@ class Store:
         if status == c.MC_ERR_OBJECT_NOT_FOUND:
             return None
         check(status)
-        return make_handle(handle.value)
+        made = make_handle(handle.value)
+        if made is None:
+            raise MooncakeError(c.MC_ERR_LIMIT_REACHED, "no room for a copy that may be changed")
+        return made
 
     def get_into(self, key: Key, memory: Memory, length: Optional[int] = None) -> int:
         """Reads an object into a writable buffer, or to an address; returns its size."""

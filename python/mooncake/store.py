@@ -29,8 +29,8 @@ from ._replicas import (Descriptor, DiskDescriptor, MemoryDescriptor, ReplicaDes
 from ._replicate import (INVALID_PARAMS, ObjectDataType, ReplicateConfig, SoftPinAction,
                          options)
 from ._sizes import parse_size
-from ._store_calls import (answers, code_of, flat_bytes, many_ranges_each, names_only,
-                           one_range_each, put_code_of, refuse, told)
+from ._store_calls import (answers, code_of, empty_value, flat_bytes, many_ranges_each, names_only,
+                           one_range_each, put_code_of, put_of_nothing, refuse, told)
 from ._store_ranges import Ranges
 from ._store_segments import Segments
 from ._store_tensors import Tensors
@@ -48,7 +48,8 @@ __all__ = ["COMPLETE", "FAILED", "INITIALIZED", "PROCESSING", "REMOVED", "UNDEFI
            "MemoryDescriptor", "MooncakeDistributedStore", "MooncakeHostMemAllocator",
            "ObjectDataType", "RegisteredBufferLease", "RegisteredBufferPool", "ReplicaDescriptor",
            "ReplicaStatus", "ReplicateConfig", "SoftPinAction", "_deserialize_tensor",
-           "_serialize_tensor", "_tensor_metadata_size", "bind_to_numa_node"]
+           "_serialize_tensor", "_tensor_metadata_size", "bind_to_numa_node",
+           "get_alloc_func_addr", "get_free_func_addr"]
 
 HEALTHY, NOT_SET_UP, MASTER_UNREACHABLE = 0, 1, 2
 NAME_BYTES = 1024
@@ -81,27 +82,51 @@ def bind_to_numa_node(node: int) -> None:
     _numa.bind(convert.number("node", node) if not isinstance(node, int) else node)
 
 
+def get_alloc_func_addr() -> int:
+    """get_alloc_func_addr() -> int: address of a function `void *(size_t bytes)` that gives zeroed
+    memory of the host, or NULL."""
+    return _function_address(lib.mc_memory_allocate)
+
+
+def get_free_func_addr() -> int:
+    """get_free_func_addr() -> int: address of a function `void (void *memory)` that takes it
+    back."""
+    return _function_address(lib.mc_memory_free)
+
+
+def _function_address(function):
+    return ctypes.cast(function, c_void_p).value or 0
+
+
+def _free_all(memory):
+    for place in list(memory):
+        lib.mc_memory_free(place)
+    memory.clear()
+
+
 class MooncakeHostMemAllocator:
-    """Memory of the host, by address."""
+    """Memory of the host, by address. It goes with the allocator."""
 
     def __init__(self) -> None:
-        self._memory: Dict[int, Memory] = {}
+        # Addresses; single operations on a dict are atomic.
+        self._memory: Dict[int, None] = {}
+        weakref.finalize(self, _free_all, self._memory)
 
     def alloc(self, size: int) -> int:
         """alloc(size) -> int: an address, or 0."""
-        size = convert.number("size", size)
-        try:
-            memory = Memory(size)
-        except (OSError, ValueError, OverflowError, MemoryError) as error:
-            _errors.tell(f"alloc: {error}")
+        place = lib.mc_memory_allocate(convert.number("size", size))
+        if place is None:
+            _errors.tell_native(lib, c.MC_ERR_RESOURCE, "alloc")
             return 0
-        self._memory[memory.address] = memory
-        return memory.address
+        self._memory[place] = None
+        return place
 
     def free(self, addr: int) -> int:
         """free(addr) -> int: 0, or -1 when it is not of this allocator."""
-        found = self._memory.pop(convert.number("addr", addr), None)
-        return 0 if found is not None else -1
+        place = convert.number("addr", addr)
+        if self._memory.pop(place, self) is self:
+            return refuse(f"{place} is not of this allocator", -1)
+        return 0 if lib.mc_memory_free(place) == 0 else -1
 
 
 class Client:
@@ -368,8 +393,7 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         A size of 0 puts nothing and is 0."""
         place, size = convert.number("buffer_ptr", buffer_ptr), convert.number("size", size)
         if size == 0 and self._client is not None:
-            convert.text("key", key)
-            return options("config", config)[0]
+            return put_of_nothing(key, config)
         return self._put_one(key, (place,), (size,), config, "put_from")
 
     def put_parts(self, key: Key, *parts: Buffer, config: Optional[ReplicateConfig] = None) -> int:
@@ -380,8 +404,7 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         held = [Value("parts", part) for part in parts]
         held = [part for part in held if part.length]
         if not held and self._client is not None:
-            convert.text("key", key)
-            return options("config", config)[0]
+            return put_of_nothing(key, config)
         return self._put_one(key, [part.address for part in held], [part.length for part in held],
                              config, "put_parts")
 
@@ -398,13 +421,11 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
     def _put_one(self, key, places, sizes, config, call):
         """One object from ranges."""
         name = convert.text("key", key)
-        code, given = options("config", config)
         try:
+            given = options("config", config, 1)
             handle = self._handle()
         except Refused as reason:
             return refuse(reason)
-        if code != 0:
-            return refuse("the config asks for what this call does not do", code)
         if len(places) == 1:
             status = lib.mc_store_put(handle, name, len(name), places[0], sizes[0],
                                       byref(given.struct) if given else None)
@@ -543,8 +564,7 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         held = [Value(f"values[{place}]", value)
                 for place, value in enumerate(convert.sequence("values", values))]
         if len(held) == names.count and not all(value.length for value in held):
-            options("config", config)
-            return refuse("an empty value")
+            return empty_value(config)
         results = self._put_ranges(names, array(WORD, [value.address for value in held]),
                                    array(WORD, [value.length for value in held]), config,
                                    "put_batch")
@@ -580,14 +600,17 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         ranges = many_ranges_each(names, (buffer_ptrs,), (sizes,))
         return self._put_batch(names, ranges, config, "batch_put_from_ascend", True)
 
+    def _begin_put(self, keys, ranges, config, multi_buffer=False):
+        """The client and what is asked of it, Options or None; raises Refused."""
+        given = options("config", config, keys.count, multi_buffer)
+        handle = self._handle()
+        if ranges is None:
+            raise Refused("the lists do not have the same lengths")
+        return handle, given
+
     def _put_batch(self, keys, ranges, config, call, multi_buffer):
-        code, given = options("config", config, multi_buffer)
         try:
-            handle = self._handle()
-            if ranges is None:
-                raise Refused("the lists do not have the same lengths")
-            if code != 0:
-                raise Refused("the config asks for what this call does not do")
+            handle, given = self._begin_put(keys, ranges, config, multi_buffer)
         except Refused as reason:
             return [refuse(reason)] * keys.count
         if keys.count == 0:
@@ -699,6 +722,8 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         statuses = array("i", bytes(4 * keys.count))
         status = lib.mc_store_get_batch(handle, address(objects), keys.count, 0, address(sizes),
                                         address(statuses))
+        if status == 0 and not any(statuses):
+            return sizes.tolist()
         codes = answers(keys, status, statuses, call, code_of)
         return [size if code == 0 else code for size, code in zip(sizes, codes)]
 
@@ -716,6 +741,8 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         objects = names_only(names)
         status = lib.mc_store_exists_batch(handle, address(objects), names.count, 0,
                                            address(found), address(statuses))
+        if status == 0 and not any(statuses):
+            return found.tolist()
         codes = answers(names, status, statuses, "batch_is_exist", code_of)
         return [there if code == 0 else code for there, code in zip(found, codes)]
 

@@ -106,12 +106,14 @@ class Pool:
             try:
                 connection, answer = instance.post(path, body, headers)
             except (OSError, http.client.HTTPException) as reason:
-                instance.failed += 1
+                with self.lock:
+                    instance.failed += 1
                 instance.down_until = time.monotonic() + PAUSE_SECONDS
                 reasons.append(f"{instance.name}: {reason}")
                 continue
             instance.down_until = 0.0
-            instance.served += 1
+            with self.lock:
+                instance.served += 1
             return instance, connection, answer
         raise Unreachable(f"no {self.kind} instance answers ({'; '.join(reasons) or 'none known'})")
 

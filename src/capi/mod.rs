@@ -21,6 +21,7 @@ pub mod buffer;
 pub mod engine;
 pub mod last_error;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod notify;
 pub mod segment;

@@ -9,6 +9,7 @@ use super::handle::{Kind, Noun, Table};
 use super::log;
 use super::options::{self, Sized32};
 use super::status::{self, mc_status_t, MC_OK};
+use super::store_batch::check_count;
 use crate::config::ProcessEnvironment;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -83,6 +84,12 @@ pub struct mc_put_options_t {
     pub preferred_segments: *const *const c_char,
     /// How many.
     pub preferred_segment_count: usize,
+    /// Names of groups, one for each object of the call, NULL or "" for none: objects of one group
+    /// are leased and evicted together. Masters of ours only; others ignore it. May be NULL.
+    /// Since: 0.3.
+    pub groups: *const *const c_char,
+    /// How many: 0, or as many as the call has objects. Since: 0.3.
+    pub group_count: usize,
 }
 
 // SAFETY: repr(C), size first, numbers and pointers that may be NULL.
@@ -222,9 +229,9 @@ pub unsafe extern "C" fn mc_store_put(
         let key = unsafe { key_of(key, key_len) }?;
         let ranges = [range_of(value, value_len, "value")?];
         // SAFETY: the caller's promise about options.
-        let (options, timeout) = unsafe { put_options(options) }?;
+        let asked = unsafe { put_options(options) }?;
         let objects = [Object { key: &key, ranges: &ranges }];
-        one(store.put_batch(&objects, &options, timeout)?)
+        one(asked.put(store, &objects)?)
     })
 }
 
@@ -478,9 +485,7 @@ unsafe fn store_options(given: &mc_store_options_t) -> Result<StoreOptions> {
 /// # Safety
 /// A pointer that is not NULL is readable as its struct_size says, and its texts are
 /// NUL-terminated.
-pub(super) unsafe fn put_options(
-    options: *const mc_put_options_t,
-) -> Result<(PutOptions, Option<Duration>)> {
+pub(super) unsafe fn put_options(options: *const mc_put_options_t) -> Result<Asked> {
     // SAFETY: the caller's promise.
     let given = unsafe { options::read(options) }?;
     let known = MC_PUT_SOFT_PIN | MC_PUT_HARD_PIN | MC_PUT_SAME_NODE;
@@ -499,7 +504,38 @@ pub(super) unsafe fn put_options(
         preferred_segments: names,
         same_node: given.flags & MC_PUT_SAME_NODE != 0,
     };
-    Ok((options, timeout(given.timeout_ms)))
+    // SAFETY: the caller's promise.
+    let groups = unsafe { group_names(given.groups, given.group_count) }?;
+    Ok(Asked { options, groups, timeout: timeout(given.timeout_ms) })
+}
+
+/// What a caller asks of a put.
+pub(super) struct Asked {
+    options: PutOptions,
+    groups: Vec<String>,
+    timeout: Option<Duration>,
+}
+
+impl Asked {
+    pub(super) fn put(&self, store: &Store, objects: &[Object<'_>]) -> Result<Vec<Result<()>>> {
+        let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
+        store.put_batch_in_groups(objects, &groups, &self.options, self.timeout)
+    }
+}
+
+/// # Safety
+/// An array of `count` texts, each NULL or NUL-terminated.
+unsafe fn group_names(texts: *const *const c_char, count: usize) -> Result<Vec<String>> {
+    check_count(count)?;
+    // SAFETY: the caller's promise.
+    let texts = unsafe { boundary::slice(texts, count, "options.groups") }?;
+    let mut names = Vec::with_capacity(count);
+    for text in texts {
+        // SAFETY: as above.
+        let name = unsafe { boundary::text(*text, limits::KEY_BYTES_MAX, "options.groups") }?;
+        names.push(name.unwrap_or_default());
+    }
+    Ok(names)
 }
 
 /// # Safety
@@ -550,6 +586,7 @@ const _: () = {
     assert!(size_of::<mc_store_options_t>() == 72);
     assert!(offset_of!(mc_store_options_t, global_segment_bytes) == 48);
     assert!(offset_of!(mc_store_options_t, json) == 64);
-    assert!(size_of::<mc_put_options_t>() == 40);
+    assert!(size_of::<mc_put_options_t>() == 56);
     assert!(offset_of!(mc_put_options_t, preferred_segments) == 24);
+    assert!(offset_of!(mc_put_options_t, groups) == 40);
 };

@@ -59,8 +59,8 @@ pub unsafe extern "C" fn mc_store_put_batch(
         // SAFETY: the caller's promise about objects.
         let batch = unsafe { Batch::read(objects, count) }?;
         // SAFETY: the caller's promise about options.
-        let (options, timeout) = unsafe { put_options(options) }?;
-        outs.give(store.put_batch(&batch.objects(), &options, timeout)?, |_, ()| ());
+        let asked = unsafe { put_options(options) }?;
+        outs.give(asked.put(store, &batch.objects())?, |_, ()| ());
         Ok(())
     })
 }

@@ -45,4 +45,14 @@ pub struct PutItem {
     /// Lengths of the slices in which the writer wants to write and every reader will read. Most
     /// puts have one. A replica lies in one segment whatever their number.
     pub slices: Vec<u64>,
+    /// Name of the group that it joins; empty for none. Objects of a group are leased and evicted
+    /// together. Dialects of upstream do not carry it.
+    pub group: Key,
+}
+
+impl PutItem {
+    /// An object without a group.
+    pub fn new(key: Key, slices: Vec<u64>) -> PutItem {
+        PutItem { key, slices, group: Key::new() }
+    }
 }

@@ -182,9 +182,7 @@ impl Store {
         options: &PutOptions,
         timeout: Option<Duration>,
     ) -> Result<Vec<Result<()>>> {
-        let (shared, _inside) = self.enter()?;
-        check_count(objects.len())?;
-        Ok(shared.put_objects(objects, options, shared.deadline(timeout)))
+        self.put_batch_in_groups(objects, &[], options, timeout)
     }
 
     /// Reads one object.
@@ -453,7 +451,7 @@ impl Store {
         close(&self.0);
     }
 
-    fn enter(&self) -> Result<(&Arc<Shared>, Inside<'_>)> {
+    pub(super) fn enter(&self) -> Result<(&Arc<Shared>, Inside<'_>)> {
         let shared = &self.0.shared;
         Ok((shared, shared.gate.enter()?))
     }
@@ -556,7 +554,7 @@ fn first<T>(results: Vec<Result<T>>) -> Result<T> {
     results.into_iter().next().unwrap_or_else(missing)
 }
 
-fn check_count(count: usize) -> Result<()> {
+pub(super) fn check_count(count: usize) -> Result<()> {
     if count > limits::BATCH_REQUESTS_MAX {
         return Err(Error::new(ErrorKind::TooManyRequests, "too many objects in one batch")
             .with("objects", count)

@@ -66,7 +66,7 @@ pub(super) fn put_item(object: &Object<'_>) -> Result<PutItem> {
             .with("key", shown(object.key))
             .with("length_bytes", bytes));
     }
-    Ok(PutItem { key: object.key.to_vec(), slices: slices(object.ranges) })
+    Ok(PutItem::new(object.key.to_vec(), slices(object.ranges)))
 }
 
 /// Cuts ranges as readers of upstream 0.3.7 expect it: each range for itself, into slices of at

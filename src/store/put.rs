@@ -1,7 +1,7 @@
 //! Putting objects: room from the master, all bytes at once, then one word about how it went.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
@@ -13,7 +13,7 @@ use crate::rpc::message::Granted;
 use crate::time::Deadline;
 
 use super::calls::parts;
-use super::client::Shared;
+use super::client::{check_count, Shared, Store};
 use super::failure::{grant_is_too_old, refused, shown};
 use super::mover::{Direction, Move};
 use super::plan::{memory_of, pair, put_item, total, Object};
@@ -29,11 +29,43 @@ struct Wanted<'a> {
 /// How often a put whose peer failed is tried again with other room.
 const TRIES: usize = 2;
 
+impl Store {
+    /// As [`Store::put_batch`], each object into a group: `groups` is empty, or has a name for
+    /// each object, which is empty where that is to stand alone. Masters of ours lease and evict
+    /// the objects of a group together; others are not told of groups.
+    pub fn put_batch_in_groups(
+        &self,
+        objects: &[Object<'_>],
+        groups: &[&str],
+        options: &PutOptions,
+        timeout: Option<Duration>,
+    ) -> Result<Vec<Result<()>>> {
+        let (shared, _inside) = self.enter()?;
+        check_count(objects.len())?;
+        check_groups(groups, objects.len())?;
+        Ok(shared.put_objects(objects, groups, options, shared.deadline(timeout)))
+    }
+}
+
+fn check_groups(groups: &[&str], objects: usize) -> Result<()> {
+    let text = if !groups.is_empty() && groups.len() != objects {
+        "not one group for each object"
+    } else if groups.iter().any(|group| group.len() > limits::KEY_BYTES_MAX) {
+        "the name of a group is too long"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, text)
+        .with("groups", groups.len())
+        .with("objects", objects))
+}
+
 impl Shared {
-    /// Puts a batch; one result for each object, in their order.
+    /// Puts a batch; one result for each object, in their order. `groups` is empty, or as long.
     pub(super) fn put_objects(
         &self,
         objects: &[Object<'_>],
+        groups: &[&str],
         options: &PutOptions,
         deadline: Deadline,
     ) -> Vec<Result<()>> {
@@ -45,11 +77,18 @@ impl Shared {
                 _ => put_item(object),
             };
             results.push(item.as_ref().map(|_| ()).map_err(Error::clone));
-            if let Ok(item) = item {
+            if let Ok(mut item) = item {
+                if let Some(group) = groups.get(index) {
+                    item.group = group.as_bytes().to_vec();
+                }
                 wanted.push(Wanted { index, object: *object, item });
             }
         }
-        for part in parts(&wanted, |wanted| wanted.item.key.len() + 8 * wanted.item.slices.len()) {
+        let item_bytes = |wanted: &Wanted<'_>| {
+            let item = &wanted.item;
+            item.key.len() + item.group.len() + 8 * item.slices.len()
+        };
+        for part in parts(&wanted, item_bytes) {
             self.put_part(part, options, deadline, &mut results);
         }
         if self.calls.is_native() {
@@ -345,7 +384,7 @@ fn tell_repeated(wanted: &[Wanted<'_>], results: &mut [Result<()>]) {
 }
 
 /// Time for giving room back after a put whose own time is over.
-const REVOKE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn all_failed<'w, 'a>(
     wanted: &[&'w Wanted<'a>],

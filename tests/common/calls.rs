@@ -87,7 +87,11 @@ impl Maker<'_> {
     }
 
     fn item(&mut self) -> PutItem {
-        PutItem { key: self.key(), slices: self.some(4, Self::number) }
+        let mut item = PutItem::new(self.key(), self.some(4, Self::number));
+        if self.is_native() && self.flag() {
+            item.group = self.key();
+        }
+        item
     }
 
     fn options(&mut self) -> PutOptions {

@@ -12,6 +12,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import zlib
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
@@ -24,6 +25,7 @@ SECONDS_MAX = 120
 # As in examples/stand_in/server.py; a test of one that asks the other would show nothing.
 BLOCK_CHARACTERS, BLOCK_BYTES, LAYERS = 16, 32 << 10, 2
 CITY = "San Francisco is a city that everybody has a song about"
+STAND_IN = "stand-in"
 PRESIDENT = "Hello. I have a question. The president of the United States is"
 
 
@@ -57,20 +59,20 @@ def ended(group):
     return True
 
 
-def blocks_of(prompt):
+def blocks_of(prompt, model):
     """(count, checksum) of the KV cache that a prompt has, wherever it was made."""
     found, ends = 0, range(BLOCK_CHARACTERS, len(prompt) + BLOCK_CHARACTERS, BLOCK_CHARACTERS)
     for end in ends:
-        key = f"stand-in@{hashlib.sha256(prompt[:end].encode()).hexdigest()}"
+        key = f"{os.path.basename(model)}@{hashlib.sha256(prompt[:end].encode()).hexdigest()}"
         for layer in range(LAYERS):
             value = hashlib.shake_128(f"{key}/{layer}".encode()).digest(BLOCK_BYTES)
             found = zlib.crc32(value, found)
     return len(ends), f"{found:08x}"
 
 
-def says(prompt, peer, pool):
+def says(prompt, peer, pool, model):
     """The text of an answer made of that many blocks from each place."""
-    count, checksum = blocks_of(prompt)
+    count, checksum = blocks_of(prompt, model)
     return (f"{count} blocks: {peer} from a peer, {pool} from the pool, {count - peer - pool} computed; "
             f"checksum {checksum}")
 
@@ -91,10 +93,10 @@ def handover():
     expect("prefill: handed over" in out, out)
 
 
-def store():
-    out = run("store")
-    same(answers(out), [says(CITY, 0, 4)])
-    keys = [line for line in out.splitlines() if line.startswith("stand-in@")]
+def store(model=STAND_IN, **extra):
+    out = run("store", **extra)
+    same(answers(out), [says(CITY, 0, 4, model)])
+    keys = [line for line in out.splitlines() if line.startswith(f"{os.path.basename(model)}@")]
     same(len(keys), 4)
 
 
@@ -106,14 +108,15 @@ def store_service():
     same(len(out.partition("segments:")[2].split()), 1)
 
 
-def multi_connector():
-    same(answers(run("multi_connector")), [says(PRESIDENT, 4, 0), says(PRESIDENT, 0, 4)])
+def multi_connector(model=STAND_IN, **extra):
+    same(answers(run("multi_connector", **extra)),
+         [says(PRESIDENT, 4, 0, model), says(PRESIDENT, 0, 4, model)])
 
 
-def proxy():
+def proxy(model=STAND_IN, **extra):
     prompt = "San Francisco is a"
-    out = run("proxy")
-    text = says(prompt, 2, 0)
+    out = run("proxy", **extra)
+    text = says(prompt, 2, 0, model)
     same(answers(out), [text] * 9)
     events = [line[len("data: "):] for line in out.splitlines() if line.startswith("data: ")]
     same(events.pop(), "[DONE]")
@@ -124,6 +127,37 @@ def proxy():
     same([node["served"] for node in down["prefill_nodes"]], [2, 2, 2])
     same([node["up"] for node in back["decode_nodes"]], [True, True])
     expect(back["decode_nodes"][1]["served"] > down["decode_nodes"][1]["served"], "8201 stays idle")
+
+
+# Takes what `vllm serve` takes, writes it down, and is the stand-in for the rest.
+VLLM = """#!{python}
+import json, os, sys
+with open({record!r}, "a") as record:
+    record.write(json.dumps(sys.argv[1:]) + "\\n")
+serve, model, *flags = sys.argv[1:]
+assert serve == "serve" and not model.startswith("-"), sys.argv
+os.execv({python!r}, [{python!r}, {server!r}, "--model", model, *flags])
+"""
+
+
+def with_vllm(example, *ports):
+    """MODEL_SERVER and MODEL put another program in the stand-in's place: it is started as vLLM is, and asked for the
+    model that it serves."""
+    with tempfile.TemporaryDirectory() as folder:
+        record, model = os.path.join(folder, "record"), os.path.join(folder, "models", "tiny")
+        program = pathlib.Path(folder) / "vllm"
+        program.write_text(VLLM.format(python=sys.executable, record=record,
+                                       server=str(TREE / "examples" / "stand_in" / "server.py")),
+                           encoding="utf-8")
+        program.chmod(0o755)
+        EXAMPLES_BY_NAME[example](model, MODEL_SERVER="vllm serve", MODEL=model,
+                                  PATH=f"{folder}:{os.environ['PATH']}")
+        with open(record, encoding="utf-8") as lines:
+            started = [json.loads(line) for line in lines]
+    same(len(started), len(ports))
+    for words, port in zip(started, ports):
+        same(words[:7], ["serve", model, "--host", "127.0.0.1", "--port", port, "--kv-transfer-config"])
+        expect("kv_connector" in json.loads(words[7]) and len(words) == 8, words)
 
 
 def failure_is_told():
@@ -147,6 +181,7 @@ def every_folder_is_here():
 
 
 EXAMPLES = (handover, store, store_service, multi_connector, proxy)
+EXAMPLES_BY_NAME = {test.__name__: test for test in EXAMPLES}
 
 
 def main(words):
@@ -155,6 +190,9 @@ def main(words):
         print("# no network namespaces for this user: the examples use the ports of this host")
     for test in (*EXAMPLES, failure_is_told, every_folder_is_here):
         report.run(test.__name__, test)
+    for example, *ports in (("store", "8100", "8200"), ("multi_connector", "8100", "8200"),
+                            ("proxy", "8100", "8101", "8200", "8201", "8102", "8201")):
+        report.run(f"with_vllm/{example}", with_vllm, example, *ports)
     return report.finish()
 
 

@@ -1,28 +1,22 @@
-"""The loop inside a peer process: one JSON object per line in, one JSON object per line out.
+"""What a peer process does: the commands of `harness.commands` for one engine.
 
 A peer process owns one engine, which a backend class wraps (`tests/peers/upstream.py`,
 `tests/interop/ours.py`), and the memory it registers. This file owns everything that is the same
 for all engines: memory, patterns, checksums, loops and threads, so that a cell of the matrix
 measures the engine and not two different test programs.
-
-The answers leave on a private copy of file descriptor 1; descriptor 1 itself is pointed at stderr,
-because an engine under test may print.
 """
 
 import ctypes
-import json
 import mmap
-import os
 import random
-import signal
-import sys
 import threading
 import time
 import zlib
 
+from harness.commands import obey
+
 FILL_CHUNK_BYTES = 1 << 20
 FAILURES_LISTED_MAX = 20
-PR_SET_PDEATHSIG = 1
 
 
 class Memory:
@@ -146,31 +140,6 @@ COMMANDS = frozenset(
      "extra", "destroy"])
 
 
-def die_with_parent():
-    """An interrupted harness must not leave peers behind, not even hanging ones."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def serve(backend):
     """Runs until the command `exit` or the end of stdin."""
-    die_with_parent()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    driver = Driver(backend)
-    for line in sys.stdin:
-        command = json.loads(line)
-        what = command.pop("do")
-        if what == "exit":
-            break
-        try:
-            if what not in COMMANDS:
-                raise ValueError(f"unknown command {what}")
-            answer = getattr(driver, what)(**command)
-        except Exception as error:  # The harness decides what a failed command means.
-            answer = {"raised": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-    answers.close()
-    # Engines under test may hang in their destructors at interpreter exit; whoever wants an orderly
-    # end has sent `destroy` before.
-    os._exit(0)
+    obey(lambda: Driver(backend), COMMANDS)

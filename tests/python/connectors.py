@@ -406,6 +406,13 @@ def sglang_hicache(kind):
               "put")
         equal(made.batch_get_into(keys, [page.address, page.address + 4096], [4096] * 2),
               [4096] * 2, "get")
+        # With `enable_group_semantics`: one group for the parts of a page, if the field is there.
+        grouped = config()
+        expect(hasattr(grouped, "group_ids") and not hasattr(grouped, "session_ids"), "its look")
+        grouped.group_ids = ["page2", "page2"]
+        equal(made.batch_put_from(["page2_k", "page2_v"], [page.address] * 2, [4096] * 2, grouped),
+              [0, 0], "put")
+        equal(made.batch_is_exist(["page2_k", "page2_v"]), [1, 1], "a page in a group")
         equal(made.batch_get_session_start(keys), [0, 0], "session")
         for layer in range(4):
             equal(made.batch_get_into_multi_buffer_ranges(

@@ -117,6 +117,47 @@ def known_of_new():
     return check_all(there)
 
 
+def documented(kind):
+    """(name, function) of the public methods of a class, without properties."""
+    return [(name, member) for name, member in inspect.getmembers(kind, inspect.isroutine)
+            if not name.startswith("_") and not hasattr(object, name)]
+
+
+def docstrings_have_the_signature():
+    """help() of a method begins with the call as it can be written: every name and every default."""
+    import mooncake.engine as engine
+    import mooncake.store as store
+    kinds = (engine.TransferEngine, engine.SharedSegment, store.MooncakeDistributedStore, store.BufferPool,
+             store.BufferLease, store.ReplicaDescriptor, store.MooncakeHostMemAllocator)
+    wrong, count = [], 0
+    functions = [pair for kind in kinds for pair in documented(kind)]
+    functions += [(name, getattr(store, name)) for name in
+                  ("bind_to_numa_node", "get_alloc_func_addr", "get_free_func_addr")]
+    for name, function in functions:
+        count += 1
+        told = " ".join((inspect.getdoc(function) or "").split())
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+        # `setup` has two forms, and a second argument of `unregister_buffer` is only taken.
+        parameters = parameters[:{"setup": 8, "unregister_buffer": 1}.get(name)]
+        wanted = [shown(parameter) for parameter in parameters]
+        call = f"{name}({', '.join(wanted)})"
+        if not told.replace("=None, *, file_name", "=None, file_name=None").startswith(call):
+            wrong.append(f"{call}: {told[:120]}")
+    expect(not wrong, "; ".join(wrong))
+    return f"{count} functions"
+
+
+def shown(parameter):
+    """A parameter as docstrings have it; of a config the default that it means."""
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        return f"*{parameter.name}"
+    if parameter.default is inspect.Parameter.empty or parameter.name != "engine" \
+            and not isinstance(parameter.default, (int, str, type(None))):
+        return parameter.name
+    default = "ReplicateConfig()" if parameter.name == "config" else repr(parameter.default)
+    return f"{parameter.name}={default}".replace("'", '"')
+
+
 def members_of_enumerations():
     from mooncake.engine import Read, TransferEngine, TransferNotify, TransferOpcode, Write
     from mooncake.store import ObjectDataType, ReplicateConfig, SoftPinAction
@@ -138,4 +179,4 @@ def members_of_enumerations():
     expect((note.name, note.msg, TransferNotify().name) == ("a", "c", ""), "TransferNotify")
 
 
-TESTS = (all_of_old, known_of_new, members_of_enumerations)
+TESTS = (all_of_old, known_of_new, docstrings_have_the_signature, members_of_enumerations)

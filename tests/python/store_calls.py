@@ -1,11 +1,12 @@
 """mooncake.store by itself, with a master of ours: values, numbers, traps, life."""
 
+import ctypes
 import re
 import struct
 import threading
 
 import mooncake
-from common import Memory, child, engine, equal, refused
+from common import Memory, child, engine, equal, last, refused
 from harness.report import expect
 from pool import Pool, config
 
@@ -90,7 +91,7 @@ def replicate_config():
     equal(fresh, [1, "", False, False, False, []], "defaults")
     expect(str(config(replica_num=3)).startswith("ReplicateConfig: { replica_num: 3"), str(made))
     equal(int(config(with_soft_pin=True).soft_pin_action), 1, "the alias")
-    for name in ("group_ids", "session_ids", "anything"):
+    for name in ("session_ids", "anything"):
         expect(not hasattr(made, name), f"{name} is there and does nothing")
         try:
             setattr(made, name, 1)
@@ -372,6 +373,31 @@ def the_rest():
     place = allocator.alloc(4096)
     expect(place > 0, "no memory")
     equal((allocator.free(place), allocator.free(place), allocator.alloc(0)), (0, -1, 0), "free")
+    equal((allocator.alloc(1 << 62), allocator.free(12345)), (0, -1), "what cannot be")
+    expect("MC_ERR" in last() or "allocator" in last(), last())
+    refused(allocator.alloc, -1, name="size")
+    other = MooncakeHostMemAllocator()
+    place = other.alloc(64 * MIB)
+    equal((place % (16 * MIB), ctypes.string_at(place + 64 * MIB - 8, 8)), (0, bytes(8)), "zeroed")
+    equal((allocator.free(place), other.free(place)), (-1, 0), "each its own")
+
+
+def memory_by_function_addresses():
+    """As LMCache does it: functions of C by their addresses, and memory that is registered."""
+    from mooncake.store import get_alloc_func_addr, get_free_func_addr
+    allocate = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(get_alloc_func_addr())
+    free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(get_free_func_addr())
+    equal((allocate(0), allocate((1 << 64) - 1), free(None), free(12345)), (None,) * 4, "nothing")
+    with Pool() as store:
+        place = allocate(MIB)
+        equal(ctypes.string_at(place, MIB), bytes(MIB), "zeroed")
+        equal(store.register_buffer(place, MIB), 0, "register")
+        ctypes.memset(place, 7, 4096)
+        equal((store.put_from("k", place, 4096), store.get_into("k", place + 4096, 4096)), (0, 4096),
+              "transfers")
+        equal(ctypes.string_at(place, 8192), b"\7" * 8192, "bytes")
+        equal(store.unregister_buffer(place), 0, "unregister")
+        free(place)
 
 
 def native_raises():
@@ -393,4 +419,5 @@ def native_raises():
 
 TESTS = (before_setup_and_after_close, wrong_types_name_the_argument, replicate_config, values,
          pointers, buffer_handles, removal, setup_forms, shared_engine, sessions, many_threads,
-         fork_and_exit_without_close, coroutines, the_rest, native_raises)
+         fork_and_exit_without_close, coroutines, the_rest, memory_by_function_addresses,
+         native_raises)

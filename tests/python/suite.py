@@ -14,8 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import common  # noqa: E402
 from harness.report import Report  # noqa: E402
 
-GROUPS = ("table", "signatures", "typed", "imports", "engine_calls", "store_calls", "store_newer", "traps",
-          "programs", "standalone", "proxy", "wheel")
+GROUPS = ("table", "signatures", "typed", "imports", "engine_calls", "store_calls", "store_newer",
+          "store_groups", "traps", "programs", "standalone", "proxy", "wheel")
 CONNECTORS = ("connectors",)
 LONG = ("torch_tensors",)
 

@@ -1,6 +1,7 @@
 """Traps of the API that no other group is about; the table in README.md names the test of each."""
 
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -123,8 +124,48 @@ def options_that_are_not_there_are_not_named():
                 options = {name: value for name, value in options.items() if name not in str(error)}
         equal((code, options), (0, {}), "as SGLang does it")
         store.close()
-    for name in ("group_ids", "session_ids", "nof_replica_num", "dfs_replica_num"):
+    for name in ("session_ids", "nof_replica_num", "dfs_replica_num"):
         expect(not hasattr(ReplicateConfig(), name), name)
+
+
+def arguments_at_the_edges():
+    """What a check of one kind of argument once overlooked."""
+    from mooncake.engine import SharedSegment, TransferEngine
+    from mooncake.native import Engine
+    from mooncake.store import BufferPool, MooncakeDistributedStore
+    with TransferEngine() as made:
+        equal(made.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", ""), 0, "initialize")
+        equal(json.loads(made.get_local_topology(b"none")).keys(),
+              json.loads(made.get_local_topology()).keys(), "bytes for a name")
+        refused(made.get_local_topology, 5, name="device_name")
+    for size in (float("inf"), float("nan"), 1e30, -1.0, 1.5):
+        equal(MooncakeDistributedStore().setup({
+            "local_hostname": "127.0.0.1", "metadata_server": "P2PHANDSHAKE",
+            "global_segment_size": size}), INVALID, f"a size of {size}")
+    try:
+        SharedSegment.create("a\0b", 4096, 1, 0)
+        expect(False, "a NUL in a name")
+    except RuntimeError:
+        pass
+    with Pool() as store:
+        for value in ("1", True, float("nan"), [1]):
+            refused(BufferPool, store, default_timeout=value, name="default_timeout")
+            refused(BufferPool(store).acquire, 1, timeout=value, name="timeout")
+    with Engine("127.0.0.1") as engine:
+        peer = engine.open(engine.name)
+        room = bytearray(8)
+        refused(engine.register, room, access=-1, name="access")
+        refused(engine.register, room, location=5, name="location")
+        room.append(1)  # Nobody holds it.
+        for value in (-1, 1 << 32, 1.5, "1"):
+            refused(peer.probe, value, name="timeout_ms")
+            refused(peer.notify, "a", "b", value, name="timeout_ms")
+        for call in (engine.open, lambda name: Engine(name)):
+            try:
+                call("a\0b")
+                expect(False, "a NUL in a name")
+            except ValueError as error:
+                expect("NUL" in str(error), error)
 
 
 def nothing_is_put_of_nothing():
@@ -376,7 +417,8 @@ def wrong_lists_of_lists():
 
 
 TESTS = (keys_of_all_kinds, results_are_plain, sizes_of_setup,
-         options_that_are_not_there_are_not_named, nothing_is_put_of_nothing, a_master_that_is_gone,
+         options_that_are_not_there_are_not_named, arguments_at_the_edges, nothing_is_put_of_nothing,
+         a_master_that_is_gone,
          the_lock_is_free_during_setup_and_close, memory_that_goes_while_it_is_registered,
          exit_and_sigterm_while_threads_work, fork_before_any_use, timeouts_of_transfers,
          a_peer_that_says_nothing_more, a_port_that_is_given_is_ignored_by_p2p,

@@ -9,18 +9,15 @@ length and checksum, so nothing large travels between the processes.
 """
 
 import ctypes
-import json
-import os
 import pathlib
 import random
-import signal
 import sys
 import zlib
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "tests"))
 
-PR_SET_PDEATHSIG = 1
+from harness.commands import obey  # noqa: E402
 
 
 def made(seed, length):
@@ -139,32 +136,17 @@ def cut(value, sizes):
         start += size
 
 
-def main():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    kind = sys.argv[1]
+COMMANDS = frozenset(name for name in vars(Driver) if not name.startswith("_"))
+
+
+def backend_of(kind):
+    """The client of that kind."""
     if kind == "upstream":
         import upstream_client
-        backend = upstream_client.Upstream()
-    else:
-        import our_client
-        backend = our_client.Ours() if kind == "ours" else our_client.OursC()
-    driver = Driver(backend)
-    for line in sys.stdin:
-        command = json.loads(line)
-        what = command.pop("do")
-        if what == "exit":
-            break
-        try:
-            answer = getattr(driver, what)(**command)
-        except Exception as error:  # The suite decides what a failed command means.
-            answer = {"raised": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-    answers.close()
-    os._exit(0)
+        return upstream_client.Upstream()
+    import our_client
+    return our_client.OursC() if kind == "ours-c" else our_client.Ours()
 
 
 if __name__ == "__main__":
-    main()
+    obey(lambda: Driver(backend_of(sys.argv[1])), COMMANDS)

@@ -7,17 +7,15 @@ suite kills and freezes processes. What they see that must not be goes into thei
 """
 
 import ctypes
-import json
 import os
 import random
-import signal
 import sys
 import threading
 import time
 
-import driver
-from driver import Memory
+from driver import Memory, backend_of
 from fault_value import LEAST_BYTES, Board, Wrong, made, version_of
+from harness.commands import obey
 
 EXISTS, NO_MASTER = -705, -900
 # Longer calls are told to the suite, which knows how long the process was frozen.
@@ -221,39 +219,14 @@ def size_of(rng, least, most):
     return int(least * (most / least) ** rng.random())
 
 
-def backend_of(kind):
-    if kind == "upstream":
-        import upstream_client
-        return upstream_client.Upstream()
-    import our_client
-    return our_client.Ours()
-
-
 COMMANDS = ("setup", "run", "halt", "report", "probe", "get_probe", "close")
 
 
-def main():
-    ctypes.CDLL(None).prctl(driver.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def worker():
+    """The worker that the arguments ask for."""
     kind, number, board, keys = sys.argv[1:]
-    worker = Worker(kind, int(number), board, int(keys))
-    for line in sys.stdin:
-        command = json.loads(line)
-        what = command.pop("do")
-        if what == "exit":
-            break
-        try:
-            if what not in COMMANDS:
-                raise ValueError(f"unknown command {what}")
-            answer = getattr(worker, what)(**command)
-        except Exception as error:  # The suite decides what a failed command means.
-            answer = {"raised": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-    answers.close()
-    os._exit(0)
+    return Worker(kind, int(number), board, int(keys))
 
 
 if __name__ == "__main__":
-    main()
+    obey(worker, COMMANDS)

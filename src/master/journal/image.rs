@@ -27,6 +27,8 @@ pub struct KeptObject {
     pub slices: Vec<u64>,
     /// Segment slot and offset of each copy.
     pub copies: Vec<(u32, u64)>,
+    /// Name of its group; empty without one.
+    pub group: Vec<u8>,
     /// Its file of the disk tier, and the CRC-32 of the folder of the tier.
     pub file: (KeptFile, u32),
 }
@@ -71,7 +73,7 @@ impl Image {
                 self.segments.insert(slot, (owner, segment.into_owned()));
             }
             Record::Unmount { slot } => self.unmount(slot),
-            Record::Put { generation, owner, complete, pin, key, slices, copies } => {
+            Record::Put { generation, owner, complete, pin, key, slices, copies, group } => {
                 self.generation = self.generation.max(generation);
                 let known = self.objects.get(&generation);
                 let ended = known.is_some_and(|object| object.complete);
@@ -83,6 +85,7 @@ impl Image {
                     key: key.into_owned(),
                     slices: slices.into_owned(),
                     copies: copies.into_owned(),
+                    group: group.into_owned(),
                     file,
                 };
                 self.objects.insert(generation, object);

@@ -13,9 +13,9 @@ use crate::pool::segment::Segment;
 
 /// Bytes before a body.
 pub const FRAME_BYTES: usize = 8;
-/// Longest body: the longest key, the most slices and copies.
+/// Longest body: the longest names of an object and its group, the most slices and copies.
 pub const BODY_BYTES_MAX: usize =
-    limits::KEY_BYTES_MAX + 8 * limits::OBJECT_SLICES_MAX + 12 * limits::REPLICAS_MAX + 4096;
+    2 * limits::KEY_BYTES_MAX + 8 * limits::OBJECT_SLICES_MAX + 12 * limits::REPLICAS_MAX + 4096;
 
 /// How an object is pinned; lengths count from the moment of the restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub enum Record<'a> {
         slices: Cow<'a, [u64]>,
         /// Segment slot and offset of each copy.
         copies: Cow<'a, [(u32, u64)]>,
+        /// Name of its group; empty without one.
+        group: Cow<'a, [u8]>,
     },
     /// An object is complete.
     End {
@@ -160,15 +162,18 @@ impl Record<'_> {
                 Record::Mount { slot, owner, segment: Cow::Owned(segment.into_owned()) }
             }
             Record::Unmount { slot } => Record::Unmount { slot },
-            Record::Put { generation, owner, complete, pin, key, slices, copies } => Record::Put {
-                generation,
-                owner,
-                complete,
-                pin,
-                key: Cow::Owned(key.into_owned()),
-                slices: Cow::Owned(slices.into_owned()),
-                copies: Cow::Owned(copies.into_owned()),
-            },
+            Record::Put { generation, owner, complete, pin, key, slices, copies, group } => {
+                Record::Put {
+                    generation,
+                    owner,
+                    complete,
+                    pin,
+                    key: Cow::Owned(key.into_owned()),
+                    slices: Cow::Owned(slices.into_owned()),
+                    copies: Cow::Owned(copies.into_owned()),
+                    group: Cow::Owned(group.into_owned()),
+                }
+            }
             Record::End { generation } => Record::End { generation },
             Record::Gone { generation, rest } => Record::Gone { generation, rest },
             Record::Moment(micros) => Record::Moment(micros),
@@ -205,7 +210,7 @@ impl Record<'_> {
                 out.push(UNMOUNT);
                 out.extend_from_slice(&slot.to_le_bytes());
             }
-            Record::Put { generation, owner, complete, pin, key, slices, copies } => {
+            Record::Put { generation, owner, complete, pin, key, slices, copies, group } => {
                 out.push(PUT);
                 out.extend_from_slice(&generation.to_le_bytes());
                 out.push(u8::from(*complete) | u8::from(owner.is_some()) << 1);
@@ -227,6 +232,10 @@ impl Record<'_> {
                 for (slot, offset) in copies.iter() {
                     out.extend_from_slice(&slot.to_le_bytes());
                     out.extend_from_slice(&offset.to_le_bytes());
+                }
+                // Last, and only where there is one: earlier versions end before it.
+                if !group.is_empty() {
+                    put_bytes(out, group);
                 }
             }
             Record::End { generation } => {
@@ -368,9 +377,14 @@ impl<'a> Reader<'a> {
                 let slices = Cow::Owned(self.list(limits::OBJECT_SLICES_MAX, Self::u64)?);
                 let copy = |r: &mut Self| Some((r.u32()?, r.u64()?));
                 let copies = Cow::Owned(self.list(limits::REPLICAS_MAX, copy)?);
+                let group = match self.bytes.is_empty() {
+                    true => &[],
+                    false => self.counted(limits::KEY_BYTES_MAX)?,
+                };
+                let group = Cow::Borrowed(group);
                 let complete = flags & 1 != 0;
                 let owner = (flags & 2 != 0).then_some(owner);
-                Record::Put { generation, owner, complete, pin, key, slices, copies }
+                Record::Put { generation, owner, complete, pin, key, slices, copies, group }
             }
             END => Record::End { generation: self.u64()? },
             GONE => Record::Gone { generation: self.u64()?, rest: self.u64()? },
@@ -413,7 +427,7 @@ mod tests {
             protocol: String::new(),
         };
         let owner = ClientId(Uuid { first: 3, second: u64::MAX });
-        let put = |owner, complete, pin| Record::Put {
+        let put = |owner, complete, pin, group: &'static [u8]| Record::Put {
             generation: 9,
             owner,
             complete,
@@ -421,15 +435,16 @@ mod tests {
             key: Cow::Borrowed(b"a\0\xff/"),
             slices: Cow::Borrowed(&[1, 2, u64::MAX]),
             copies: Cow::Borrowed(&[(0, 0), (u32::MAX, 1 << 50)]),
+            group: Cow::Borrowed(group),
         };
         vec![
             Record::Life { generation: u64::MAX },
             Record::Mount { slot: 7, owner, segment: Cow::Owned(segment) },
             Record::Unmount { slot: 7 },
-            put(None, false, KeptPin::None),
-            put(Some(owner), true, KeptPin::SoftExtended(5)),
-            put(Some(owner), false, KeptPin::SoftFixed(u32::MAX)),
-            put(None, true, KeptPin::Hard),
+            put(None, false, KeptPin::None, b""),
+            put(Some(owner), true, KeptPin::SoftExtended(5), b"g"),
+            put(Some(owner), false, KeptPin::SoftFixed(u32::MAX), b""),
+            put(None, true, KeptPin::Hard, b"page/1"),
             Record::End { generation: 1 },
             Record::Gone { generation: 1, rest: 2 },
             Record::Moment(3),

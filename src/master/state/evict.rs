@@ -44,10 +44,11 @@ pub(super) enum Relief {
 
 impl State {
     /// Whether the object may be evicted now.
-    fn is_evictable(&self, now: Micros, object: &Object, soft_too: bool) -> bool {
+    pub(super) fn is_evictable(&self, now: Micros, object: &Object, soft_too: bool) -> bool {
         object.complete
             && object.pin() != Pin::Hard
             && !object.last_use().is_leased(now, self.times.lease)
+            && !self.is_saved_by_group(now, object)
             && (soft_too || !object.pin().is_soft(now))
     }
 
@@ -112,25 +113,48 @@ impl State {
         (found, complete_until)
     }
 
-    /// Takes an object out of a segment, or its file out of the disk tier. The object goes on in a
-    /// written file, or in memory, as long as it has the other.
+    /// Takes an object out of a segment, and the others of its group out of memory; or its file
+    /// out of the disk tier. The object goes on in a written file, or in memory, as long as it has
+    /// the other. Returns the bytes in that segment, and when the last of them may be used again.
     fn evict(&self, now: Micros, candidate: &Candidate, from: u32) -> Option<(u64, Micros)> {
         let mut shard = self.shard(candidate.shard).lock();
         let object = shard.alive(candidate.slot, candidate.generation)?;
         if !self.is_evictable(now, object, candidate.soft) {
             return None;
         }
-        let has_memory = object.copies.iter().any(|copy| copy.segment != FILES);
-        let (bytes, until) = if from == FILES && has_memory {
-            (self.drop_file(&mut shard, candidate.slot), now)
-        } else if from != FILES && object.file() == Some(true) {
-            self.drop_memory(now, &mut shard, candidate.slot)
-        } else {
-            self.drop_object(now, &mut shard, candidate.slot, End::Removed)
-        };
+        if from == FILES {
+            let has_memory = object.copies.iter().any(|copy| copy.segment != FILES);
+            let done = match has_memory {
+                true => (self.drop_file(&mut shard, candidate.slot), now),
+                false => self.drop_object(now, &mut shard, candidate.slot, End::Removed),
+            };
+            return Some(self.count_evicted(done));
+        }
+        let group = object.group().cloned();
+        let (bytes, until) = self.evict_from_memory(now, &mut shard, candidate.slot);
+        drop(shard);
+        let Some(group) = group else { return Some((bytes, until)) };
+        let (more, last) = self.evict_group(now, &group, candidate.soft, from);
+        Some((bytes + more, until.max(last)))
+    }
+
+    /// Takes an object out of memory, and out of the index where it has no written file.
+    pub(super) fn evict_from_memory(
+        &self,
+        now: Micros,
+        shard: &mut Shard,
+        slot: u32,
+    ) -> (u64, Micros) {
+        self.count_evicted(match shard.objects.get(slot).file() {
+            Some(true) => self.drop_memory(now, shard, slot),
+            _ => self.drop_object(now, shard, slot, End::Removed),
+        })
+    }
+
+    fn count_evicted(&self, (bytes, until): (u64, Micros)) -> (u64, Micros) {
         counters::add(&self.counters.evicted_keys, 1);
         counters::add(&self.counters.evicted_bytes, bytes);
-        Some((bytes, until))
+        (bytes, until)
     }
 
     /// Evicts the oldest objects of a segment, `bytes` bytes of them or a bounded number.

@@ -11,9 +11,10 @@
 //! Order of locks, outermost first; nobody takes two of one kind:
 //! 1. `mounting` (segments come and go) or `reports`,
 //! 2. an index shard,
-//! 3. the room of a segment,
-//! 4. a client, or those that were given up lately,
-//! 5. whatever the outlet takes.
+//! 3. a table of groups, then the members of one,
+//! 4. the room of a segment,
+//! 5. a client, or those that were given up lately,
+//! 6. whatever the outlet takes.
 //!
 //! The table of segments is read without a lock. A slot of it is used again only after every shard
 //! has been purged of it, so whoever reads the table under the lock of a shard finds there the
@@ -24,6 +25,7 @@ mod client;
 mod counters;
 mod evict;
 mod files;
+mod groups;
 mod index;
 mod keep;
 mod liveness;
@@ -152,6 +154,7 @@ pub struct State {
     /// Clients that were given up lately, and when.
     expired: Mutex<HashMap<ClientId, Micros>>,
     file_use: files::FileUse,
+    groups: groups::Groups,
     /// Makes reports come one after the other.
     reports: Mutex<()>,
     rng: Mutex<fastrand::Rng>,
@@ -197,6 +200,7 @@ impl State {
             counters: Counters::default(),
             expired: Mutex::default(),
             file_use: files::FileUse::new(&settings.storage_directory),
+            groups: groups::Groups::default(),
             reports: Mutex::default(),
             rng: Mutex::new(seeds.fork()),
             looked: AtomicU64::new(0),

@@ -6,10 +6,11 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::evict::Relief;
+use super::groups::Member;
 use super::reads::is_visible;
 use super::removal::End;
 use super::segments::{Choices, Table};
-use super::shard::{Copy, Cuts, Object, Shard};
+use super::shard::{Copy, Extra, Object, Shard};
 use super::{counters, Operation, State, Step, Waiting};
 use crate::limits;
 use crate::master::journal::record::{KeptPin, Record};
@@ -58,7 +59,8 @@ impl From<Refusal> for Denied {
 fn checked_size(item: &PutItem) -> Outcome<u64> {
     let key_is_sound = !item.key.is_empty() && item.key.len() <= limits::KEY_BYTES_MAX;
     let count_is_sound = !item.slices.is_empty() && item.slices.len() <= limits::OBJECT_SLICES_MAX;
-    if !key_is_sound || !count_is_sound || item.slices.contains(&0) {
+    let group_is_sound = item.group.len() <= limits::KEY_BYTES_MAX;
+    if !key_is_sound || !group_is_sound || !count_is_sound || item.slices.contains(&0) {
         return Err(Refusal::INVALID_PARAMS);
     }
     let sum = item.slices.iter().try_fold(0_u64, |sum, slice| sum.checked_add(*slice));
@@ -190,14 +192,14 @@ impl State {
             counters::add(&self.counters.partial_allocations, 1);
         }
         copies.extend(self.grant_file(size));
+        let generation = self.next_generation();
+        let group = self.join_group(&item.group, Member { shard: number, slot, generation });
+        let slices = if options.same_node { Vec::new() } else { item.slices.clone() };
         let mut object = Object {
             key: item.key.clone().into_boxed_slice(),
-            generation: self.next_generation(),
+            generation,
             size,
-            cuts: match options.same_node {
-                true => None,
-                false => Cuts::of(item.slices.clone()),
-            },
+            extra: Extra::of(slices, group),
             copies,
             owner: serial,
             ..Object::default()
@@ -345,6 +347,7 @@ impl State {
             key: Cow::Borrowed(&object.key),
             slices: Cow::Borrowed(object.slices()),
             copies: Cow::Owned(copies),
+            group: Cow::Borrowed(object.group().map_or(&[], |group| &group.name)),
         }
     }
 

@@ -1,10 +1,13 @@
 //! Calls that look objects up, and give leases by it.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
+use super::groups::Group;
 use super::segments::Table;
-use super::shard::{Approach, Cuts, Object, Shard, FILES};
+use super::shard::{Approach, Object, Shard, FILES};
 use super::State;
 use crate::limits;
 use crate::pool::lease::Micros;
@@ -17,7 +20,8 @@ pub(super) struct Sight {
     pub(super) generation: u64,
     complete: bool,
     size: u64,
-    cuts: Option<Box<Cuts>>,
+    /// Lengths of the slices, where there are several.
+    slices: Option<Vec<u64>>,
     /// Slot of the segment and first granule of each copy.
     copies: SmallVec<[(u32, u32); 4]>,
     /// Path of the file, and whether it is written.
@@ -31,7 +35,7 @@ impl State {
             generation: object.generation,
             complete: object.complete,
             size: object.size,
-            cuts: object.cuts.clone(),
+            slices: (object.slices().len() > 1).then(|| object.slices().to_vec()),
             copies: memory.map(|copy| (copy.segment, copy.granule)).collect(),
             file: object.file().map(|written| (self.file_path(object), written)),
         }
@@ -99,7 +103,11 @@ impl State {
         if !object.complete || !is_visible(&self.table.load(), object) {
             return false;
         }
-        self.grant(&mut shard, slot, now);
+        let group = self.grant(&mut shard, slot, now);
+        drop(shard);
+        if let Some(group) = group {
+            self.order_group(now, &group);
+        }
         true
     }
 
@@ -121,8 +129,11 @@ impl State {
             return Err(Refusal::REPLICA_IS_NOT_READY);
         }
         let sight = self.sight(object);
-        self.grant(&mut shard, slot, now);
+        let group = self.grant(&mut shard, slot, now);
         drop(shard);
+        if let Some(group) = group {
+            self.order_group(now, &group);
+        }
         let replicas = self.replicas(&table, &sight);
         if replicas.is_empty() {
             return Err(Refusal::OBJECT_NOT_FOUND);
@@ -149,7 +160,9 @@ impl State {
         Ok(self.replicas(&table, &sight))
     }
 
-    fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) {
+    /// Gives a lease; the object's group where its other members are to be put in order, which
+    /// needs the locks of other shards.
+    fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) -> Option<Arc<Group>> {
         let object = shard.objects.get_mut(slot);
         let mut last = object.last_use();
         last.grant(now);
@@ -157,13 +170,15 @@ impl State {
         let mut pin = object.pin();
         pin.grant(now, self.times.soft_pin);
         object.set_pin(pin);
+        let group = self.grant_group(object, now);
         shard.renew(slot, now);
+        group
     }
 
     /// The copies of an object that can be reached.
     pub(super) fn replicas(&self, table: &Table, sight: &Sight) -> Vec<Replica> {
-        let slices = match &sight.cuts {
-            Some(cuts) => cuts.0.as_slice(),
+        let slices = match &sight.slices {
+            Some(slices) => slices.as_slice(),
             None => std::slice::from_ref(&sight.size),
         };
         let first_id = sight.generation.wrapping_sub(self.first_generation).wrapping_mul(64);

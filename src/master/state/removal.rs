@@ -36,6 +36,7 @@ impl State {
     ) -> (u64, Micros) {
         let hash = self.hash(&shard.objects.get(slot).key);
         let object = shard.remove(slot, hash);
+        self.leave_group(&object);
         self.forget_file(&object);
         let table = self.table.load();
         let mut longest = now;
@@ -102,7 +103,7 @@ impl State {
 
     /// Whether an object may be removed.
     fn check_removable(&self, now: Micros, object: &Object, force: bool) -> Outcome<()> {
-        if !force && object.complete && object.last_use().is_leased(now, self.times.lease) {
+        if !force && object.complete && self.is_leased(now, object) {
             return Err(Refusal::OBJECT_HAS_LEASE);
         }
         if !object.complete {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::cell::{Cell, Rest, HIDDEN, REPORTING, RESTING, SETTLING};
 use super::removal::End;
-use super::shard::{Copy, Cuts, Object};
+use super::shard::{Copy, Extra, Object};
 use super::{counters, State, FIRST_MOMENT};
 use crate::limits;
 use crate::pool::eviction::Link;
@@ -246,7 +246,8 @@ impl State {
                 key: held.key.into_boxed_slice(),
                 generation: held.generation,
                 size,
-                cuts: Cuts::of(held.slices),
+                // Holders are not told of groups.
+                extra: Extra::of(held.slices, None),
                 complete: true,
                 ..Object::default()
             };

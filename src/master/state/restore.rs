@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cell::{Cell, HIDDEN};
-use super::shard::{Copy, Cuts, Object};
+use super::groups::Member;
+use super::shard::{Copy, Extra, Object};
 use super::{Outlet, Settings, State, FIRST_MOMENT, GENERATIONS_PER_MS_BITS};
 use crate::master::journal::image::{Image, KeptObject};
 use crate::master::journal::record::{KeptPin, Record};
@@ -88,7 +89,6 @@ impl State {
             key: kept.key.into_boxed_slice(),
             generation,
             size,
-            cuts: Cuts::of(kept.slices),
             owner,
             complete: kept.complete,
             ..Object::default()
@@ -108,6 +108,8 @@ impl State {
             shard.forget(slot);
             return Ok(());
         }
+        let group = self.join_group(&kept.group, Member { shard: number, slot, generation });
+        object.extra = Extra::of(kept.slices, group);
         object.set_last_use(LastUse { at: FIRST_MOMENT, granted: false });
         // While a put is unfinished, its pin holds the length.
         let base = if object.complete { FIRST_MOMENT } else { 0 };

@@ -8,9 +8,11 @@
 //! need, step by step ([`Shard::approach`]), before it looks at the first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::groups::Group;
 use super::index::Index;
 use crate::memory::prefetch;
 use crate::pool::eviction::{Ends, Link, Links, NIL};
@@ -43,13 +45,20 @@ pub(super) const SOFT: u8 = 1;
 /// List of objects that are not evicted: unfinished or pinned hard.
 pub(super) const KEPT: u8 = 2;
 
-/// Lengths of slices, boxed so that objects of one slice do not pay for them.
-#[derive(Clone, Debug)]
-pub(super) struct Cuts(pub(super) Vec<u64>);
+/// What few objects have, boxed so that the others do not pay for it.
+#[derive(Debug)]
+pub(super) struct Extra {
+    /// Lengths of the slices; empty where there is one.
+    slices: Vec<u64>,
+    group: Option<Arc<Group>>,
+}
 
-impl Cuts {
-    pub(super) fn of(slices: Vec<u64>) -> Option<Box<Cuts>> {
-        (slices.len() > 1).then(|| Box::new(Cuts(slices)))
+impl Extra {
+    pub(super) fn of(mut slices: Vec<u64>, group: Option<Arc<Group>>) -> Option<Box<Extra>> {
+        if slices.len() <= 1 {
+            slices = Vec::new();
+        }
+        (!slices.is_empty() || group.is_some()).then(|| Box::new(Extra { slices, group }))
     }
 }
 
@@ -62,8 +71,7 @@ pub(super) struct Object {
     pub(super) at: Micros,
     pub(super) pin_until: Micros,
     pub(super) size: u64,
-    /// Lengths of the slices, where there are several.
-    pub(super) cuts: Option<Box<Cuts>>,
+    pub(super) extra: Option<Box<Extra>>,
     pub(super) copies: SmallVec<[Copy; 1]>,
     /// Serial of the client that puts or put it; 0 for anonymous.
     pub(super) owner: u32,
@@ -113,10 +121,15 @@ impl Object {
     }
 
     pub(super) fn slices(&self) -> &[u64] {
-        match &self.cuts {
-            Some(cuts) => &cuts.0,
-            None => std::slice::from_ref(&self.size),
+        match &self.extra {
+            Some(extra) if !extra.slices.is_empty() => &extra.slices,
+            _ => std::slice::from_ref(&self.size),
         }
+    }
+
+    /// The group that it belongs to.
+    pub(super) fn group(&self) -> Option<&Arc<Group>> {
+        self.extra.as_ref()?.group.as_ref()
     }
 
     /// Whether the object has a file, and whether that is written.

@@ -32,9 +32,16 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
         Method::Lookup => Call::Lookup(key(r)?),
         Method::BatchLookup => Call::BatchLookup(keys(r)?),
         Method::LookupByPattern => Call::LookupByPattern(key(r)?),
-        Method::PutStart => Call::PutStart(maybe_client(r)?, item(r)?, options(r)?),
+        Method::PutStart => {
+            let (client, mut item, options) = (maybe_client(r)?, item(r)?, options(r)?);
+            read_groups(r, std::slice::from_mut(&mut item))?;
+            Call::PutStart(client, item, options)
+        }
         Method::BatchPutStart => {
-            Call::BatchPutStart(maybe_client(r)?, r.list(2, 0, item)?, options(r)?)
+            let (client, mut items) = (maybe_client(r)?, r.list(2, 0, item)?);
+            let options = options(r)?;
+            read_groups(r, &mut items)?;
+            Call::BatchPutStart(client, items, options)
         }
         Method::PutEnd => Call::PutEnd(maybe_client(r)?, key(r)?, kind(r)?),
         Method::BatchPutEnd => Call::BatchPutEnd(maybe_client(r)?, keys(r)?, kind(r)?),
@@ -76,11 +83,13 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) {
                 put_client(w, client);
                 put_item(w, item);
                 put_options(w, options);
+                put_groups(w, std::slice::from_ref(item));
             }
             Call::BatchPutStart(client, items, options) => {
                 put_client(w, client);
                 w.list(items, put_item);
                 put_options(w, options);
+                put_groups(w, items);
             }
             Call::PutEnd(client, key, kind) | Call::PutRevoke(client, key, kind) => {
                 put_client(w, client);
@@ -290,7 +299,29 @@ fn put_item(w: &mut Writer<'_>, item: &PutItem) {
 }
 
 fn item(r: &mut Reader<'_>) -> Result<PutItem, Malformed> {
-    Ok(PutItem { key: key(r)?, slices: sizes(r)? })
+    Ok(PutItem::new(key(r)?, sizes(r)?))
+}
+
+/// The groups of all items, behind everything else and only where there is one: masters that do not
+/// know the field ignore it, and clients that do not know it leave it out.
+fn put_groups(w: &mut Writer<'_>, items: &[PutItem]) {
+    if items.iter().any(|item| !item.group.is_empty()) {
+        w.list(items, |w, item| w.bytes(&item.group));
+    }
+}
+
+fn read_groups(r: &mut Reader<'_>, items: &mut [PutItem]) -> Result<(), Malformed> {
+    if r.remaining() == 0 {
+        return Ok(());
+    }
+    let groups = keys(r)?;
+    if groups.len() != items.len() {
+        return Err(r.wrong("not one group for each item"));
+    }
+    for (item, group) in items.iter_mut().zip(groups) {
+        item.group = group;
+    }
+    Ok(())
 }
 
 fn put_options(w: &mut Writer<'_>, options: &PutOptions) {

@@ -120,7 +120,7 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
         Method::BatchLookup => Call::BatchLookup(keys(r)?),
         Method::LookupByPattern => Call::LookupByPattern(key(r)?),
         Method::PutStart => {
-            let item = PutItem { key: key(r)?, slices: sizes(r)? };
+            let item = PutItem::new(key(r)?, sizes(r)?);
             Call::PutStart(None, item, config(r)?)
         }
         Method::BatchPutStart => {
@@ -129,8 +129,8 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
             if keys.len() != slices.len() {
                 return Err(Malformed { what: "not one size list for each key", at: 0 });
             }
-            let items =
-                keys.into_iter().zip(slices).map(|(key, slices)| PutItem { key, slices }).collect();
+            let pairs = keys.into_iter().zip(slices);
+            let items = pairs.map(|(key, slices)| PutItem::new(key, slices)).collect();
             Call::BatchPutStart(None, items, config(r)?)
         }
         Method::PutEnd => Call::PutEnd(None, key(r)?, kind(r)?),

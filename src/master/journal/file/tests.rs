@@ -74,7 +74,7 @@ fn call(state: &State, call: Call) -> Reply {
 
 fn put(state: &State, number: u64) {
     let key = number.to_le_bytes().to_vec();
-    let item = PutItem { key: key.clone(), slices: vec![100] };
+    let item = PutItem::new(key.clone(), vec![100]);
     let reply = call(state, Call::PutStart(None, item, PutOptions::default()));
     assert!(matches!(reply, Reply::Granted(Ok(_))), "{reply:?}");
     call(state, Call::PutEnd(None, key, ReplicaKind::Memory));

@@ -3,6 +3,7 @@
 mod elected;
 mod evicting;
 mod files;
+mod groups;
 mod keeping;
 mod model;
 mod restarts;
@@ -80,7 +81,7 @@ pub(super) fn segment(number: u64, size: u64) -> Segment {
 }
 
 pub(super) fn item(key: &[u8], size: u64) -> PutItem {
-    PutItem { key: key.to_vec(), slices: vec![size] }
+    PutItem::new(key.to_vec(), vec![size])
 }
 
 /// Address of the first byte of each copy.

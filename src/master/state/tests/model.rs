@@ -343,7 +343,7 @@ impl Run {
             hard_pin: self.rng.u32(..100) == 0,
             ..PutOptions::default()
         };
-        let item = PutItem { key: key.clone(), slices: slices.clone() };
+        let item = PutItem::new(key.clone(), slices.clone());
         let call = Call::PutStart(owner, item, options.clone());
         let expected = if slices.contains(&0) || options.replica_num == 0 {
             Err(Refusal::INVALID_PARAMS)

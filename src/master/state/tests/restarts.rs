@@ -376,6 +376,7 @@ fn any_image_can_be_restored() {
                     key: vec![b'k'; rng.usize(..3)].into(),
                     slices: vec![rng.u64(..2000); rng.usize(..3)].into(),
                     copies: vec![(slot, rng.u64(..2000) * 32); rng.usize(..3)].into(),
+                    group: vec![b'g'; rng.usize(..2)].into(),
                 },
             });
         }

@@ -67,7 +67,7 @@ fn wrong_arguments() {
         let options = PutOptions { replica_num, ..PutOptions::default() };
         bench.start(None, item, options).map(|_| ())
     };
-    let slices = |slices: Vec<u64>| PutItem { key: b"k".to_vec(), slices };
+    let slices = |slices: Vec<u64>| PutItem::new(b"k".to_vec(), slices);
     let long = vec![b'x'; limits::KEY_BYTES_MAX];
     let too_long = vec![b'x'; limits::KEY_BYTES_MAX + 1];
     for (item, replica_num) in [
@@ -91,7 +91,7 @@ fn wrong_arguments() {
 #[test]
 fn slices_lie_one_behind_the_other() {
     let bench = bench();
-    let put = PutItem { key: b"k".to_vec(), slices: vec![100, 28, 1] };
+    let put = PutItem::new(b"k".to_vec(), vec![100, 28, 1]);
     bench.start(None, put, PutOptions::default()).unwrap();
     bench.end(None, b"k").unwrap();
     let located = bench.lookup(b"k").unwrap();
@@ -340,7 +340,7 @@ fn copies_are_in_segments_of_different_names() {
     }
     let together = PutOptions { same_node: true, ..PutOptions::default() };
     for round in 0..10_u8 {
-        let items = (0..5_u8).map(|n| PutItem { key: vec![200, round, n], slices: vec![5, 6] });
+        let items = (0..5_u8).map(|n| PutItem::new(vec![200, round, n], vec![5, 6]));
         let call = Call::BatchPutStart(None, items.collect(), together.clone());
         let Reply::BatchGranted(all) = bench.call(call) else { panic!() };
         let all: Vec<_> = all.into_iter().map(|one| one.unwrap().replicas).collect();
