@@ -181,7 +181,12 @@ impl Route for TcpRoute {
     }
 
     fn progress(&self, rails: Rails) -> bool {
-        self.chosen(rails).fold(false, |moved, lane| lane.progress() || moved)
+        // Every lane, so not `any`.
+        let mut moved = false;
+        for lane in self.chosen(rails) {
+            moved |= lane.progress();
+        }
+        moved
     }
 
     fn wait_sources(&self, rails: Rails, into: &mut Vec<WaitSource>) {
