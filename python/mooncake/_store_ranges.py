@@ -88,7 +88,7 @@ class Ranges:
         """get_into_ranges(buffer_ptrs, all_keys, all_dst_offsets, all_src_offsets, all_sizes)
         -> for each buffer, for each key of its own, for each range: bytes read or negative.
 
-        Nobody checks that a destination is inside the caller's buffer: its size is not told.
+        A destination must be inside the registered memory in which its buffer begins.
         """
         places = convert.numbers("buffer_ptrs", buffer_ptrs)
         keys = [convert.sequence("all_keys", row) for row in convert.sequence("all_keys", all_keys)]
@@ -102,8 +102,10 @@ class Ranges:
             return [[[INVALID_PARAMS] * len(sizes) for sizes in row] for row in columns[2]]
         names = list(dict.fromkeys(key for row in keys for key in row))
         found = dict(zip(names, self._hold(Keys("all_keys", names), "get_into_ranges")))
-        return [[copy_each(found[key], place, *ranges) for key, *ranges in zip(row, *lists)]
-                for place, row, *lists in zip(places, keys, *columns)]
+        client = self._client
+        rooms = [client.room(place) if client is not None else 0 for place in places]
+        return [[copy_each(found[key], place, room, *ranges) for key, *ranges in zip(row, *lists)]
+                for place, room, row, *lists in zip(places, rooms, keys, *columns)]
 
     def _hold(self, names, call):
         """For each key what holds its object, or a negative number."""
@@ -240,8 +242,8 @@ def fill_ranges(staged, places, sizes, offsets):
     return sum(columns[1])
 
 
-def copy_each(held, place, targets, offsets, sizes):
-    """For each range of one object the bytes copied, or negative."""
+def copy_each(held, place, room, targets, offsets, sizes):
+    """For each range of one object the bytes copied, or negative; `room` bytes are at `place`."""
     if not len(targets) == len(offsets) == len(sizes):
         return [refuse("lists of different lengths")] * len(sizes)
     if not isinstance(held, Held):
@@ -249,6 +251,8 @@ def copy_each(held, place, targets, offsets, sizes):
     copied = []
     for target, offset, size in zip(targets, offsets, sizes):
         why = outside((place,), (size,), (offset,), held.length)
+        if not why and target + size > room:
+            why = f"{size} bytes at {target} of {room} that are registered there"
         if why:
             copied.append(refuse(why))
             continue

@@ -111,6 +111,8 @@ class Client:
         # What is read or written in pieces, by key, and segments that were mounted later.
         self.sessions, self.staged, self.mounted = {}, {}, {}
         self.pool = None
+        # Address -> length of what is registered with this client.
+        self.registered = {}
         # At exit clients end before engines: the last made goes first.
         self._end = weakref.finalize(self, lib.mc_store_close, handle)
 
@@ -125,6 +127,19 @@ class Client:
         engine = self.engine.handle if self.engine else None
         status = lib.mc_store_open(byref(given), engine, byref(handle))
         return status, Client(handle.value, self.engine, given) if status == 0 else None
+
+    def room(self, place):
+        """Bytes from an address to the end of the registered memory that it is in; 0 outside."""
+        length = self.registered.get(place)
+        if length is not None:
+            return length
+        known = list(self.registered.items())
+        if self.engine is not None:
+            known += [(start, size) for start, (size,) in list(self.engine.registered.items())]
+            known += [(memory.address, memory.length) for memory in list(self.engine.kept)
+                      if isinstance(memory, Memory)]
+        return max((start + size - place for start, size in known if start <= place < start + size),
+                   default=0)
 
     def close(self):
         for mounted in list(self.mounted.values()):
@@ -479,19 +494,26 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
     def register_buffer(self, buffer_ptr: int, size: int) -> int:
         """register_buffer(buffer_ptr, size) -> int: 0; -600 for an overlap or nothing."""
         place, size = convert.number("buffer_ptr", buffer_ptr), convert.number("size", size)
-        try:
-            return told(lib.mc_store_register_buffer(self._handle(), place, size),
-                        "register_buffer")
-        except Refused as reason:
-            return refuse(reason)
+        client = self._client
+        if client is None:
+            return refuse("the store is not set up")
+        code = told(lib.mc_store_register_buffer(client.handle, place, size), "register_buffer")
+        if code == 0:
+            client.registered[place] = size
+        return code
 
     def unregister_buffer(self, buffer_ptr: int, size: int = 0) -> int:
         """unregister_buffer(buffer_ptr) -> int: 0; -600 unknown. A size is taken and ignored."""
         place = convert.number("buffer_ptr", buffer_ptr)
-        try:
-            return told(lib.mc_store_unregister_buffer(self._handle(), place), "unregister_buffer")
-        except Refused as reason:
-            return refuse(reason)
+        client = self._client
+        if client is None:
+            return refuse("the store is not set up")
+        # First out of the table, so that nobody copies there any more.
+        length = client.registered.pop(place, None)
+        code = told(lib.mc_store_unregister_buffer(client.handle, place), "unregister_buffer")
+        if code != 0 and length is not None:
+            client.registered[place] = length
+        return code
 
     # Many objects.
 

@@ -139,6 +139,9 @@ def ranges_of_objects():
         large, small, out = Memory(2 * MIB, seed=3), Memory(100, seed=4), Memory(1000)
         store.put("large", large.bytes)
         store.put("small", small.bytes)
+        equal(store.get_into_ranges([out.address], [["small"]], [[[0]]], [[[0]]], [[[1]]]),
+              [[[INVALID]]], "memory that is not registered")
+        equal(store.register_buffer(out.address, 1000), 0, "register")
         found = store.get_into_ranges(
             [out.address, out.address + 500], [["small", "large", "none"], ["small"]],
             [[[0, 10], [20], [0]], [[0]]], [[[5, 95], [2 * MIB - 10], [0]], [[0]]],
@@ -148,6 +151,16 @@ def ranges_of_objects():
               small.bytes[5:15] + large.bytes[-10:] + small.bytes, "bytes")
         equal(store.get_into_ranges([out.address], [["a", "b"]], [[[0]]], [[[0]]], [[[1]]]),
               [[[INVALID]]], "lengths")
+        # One byte beyond what is registered is refused, wherever in it the buffer begins.
+        before = out.bytes
+        equal(store.get_into_ranges([out.address, out.address + 500], [["small"], ["small"]],
+                                    [[[901, 900]], [[401, 500]]], [[[0, 0]], [[0, 0]]],
+                                    [[[100, 0]], [[100, 0]]]),
+              [[[INVALID, 0]], [[INVALID, 0]]], "beyond the end")
+        equal(out.bytes, before, "nothing was written")
+        equal((store.unregister_buffer(out.address),
+               store.get_into_ranges([out.address], [["small"]], [[[0]]], [[[0]]], [[[1]]])),
+              (0, [[[INVALID]]]), "unregistered again")
         # An object that finds no room in the local buffer has a session all the same.
         equal(store.batch_get_session_start(["large"]), [0], "start")
         equal(store.batch_get_into_multi_buffer_ranges(["large"], [[out.address]], [[900]], [[MIB]]),
