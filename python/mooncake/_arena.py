@@ -28,24 +28,23 @@ class Arenas:
         self.used = {}
         # Free rest of the newest mapping: [address, bytes left].
         self.rest = [0, 0]
-        self.first = 0
+        # Mappings with one buffer, which end with it.
+        self.alone = {}
 
     def grow(self, size):
-        """0, or the status of the registration."""
+        """(0, the new mapping), or (the status of the registration, None)."""
         try:
-            memory = Memory(max(ARENA_BYTES, size))
+            memory = Memory(size)
         except (OSError, ValueError, OverflowError, MemoryError) as error:
-            return str(error)
+            return str(error), None
         # The engine may touch it until it ends, and only then it goes.
         self.core.kept.append(memory)
         status = self.core.register(array("Q", (memory.address,)), array("Q", (memory.length,)),
                                     None)
         if status != 0:
             self.core.kept.remove(memory)
-            return status
-        self.first = self.first or memory.address
-        self.rest = [memory.address, memory.length]
-        return 0
+            return status, None
+        return 0, memory
 
     def allocate(self, size):
         """(0, address), or (why not, 0). Callers hold the engine's lock."""
@@ -55,11 +54,18 @@ class Arenas:
         pieces = self.free.get(taken)
         if pieces:
             place = pieces.pop()
+        elif size > ARENA_BYTES:
+            why, memory = self.grow(size)
+            if why != 0:
+                return why, 0
+            place = memory.address
+            self.alone[place] = memory
         else:
             if self.rest[1] < taken:
-                why = self.grow(taken)
+                why, memory = self.grow(ARENA_BYTES)
                 if why != 0:
                     return why, 0
+                self.rest = [memory.address, memory.length]
             place = self.rest[0]
             self.rest = [place + taken, self.rest[1] - taken]
         self.used[place] = size
@@ -70,7 +76,12 @@ class Arenas:
         if self.used.get(place) != size:
             return False
         del self.used[place]
-        self.free.setdefault(rounded(size), []).append(place)
+        memory = self.alone.pop(place, None)
+        if memory is None:
+            self.free.setdefault(rounded(size), []).append(place)
+        elif self.core.unregister(array("Q", (place,))) == 0:
+            # Whatever could touch it has ended; else it stays until the engine ends.
+            self.core.kept.remove(memory)
         return True
 
     def holds(self, place, size):

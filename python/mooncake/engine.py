@@ -41,10 +41,12 @@ TRANSFER_TIMEOUT_S_MIN = 5
 TRANSFER_TIMEOUT_S_MAX = 3600
 GIB = 1 << 30
 WAIT_MS_MAX = 3_600_000
+# Of an engine that was given no memory; address space until it is written.
+FIRST_BUFFER_BYTES = 64 << 20
 
 # Names that upstream knows; which transport is used follows from what the host has.
 CHOSEN = frozenset(("rdma", "ascend", "ascend_direct", "hccl", "ub", "efa", "nvlink",
-                    "nvlink_intra", "hip", "cxl", "barex", "musa", "nvmeof", ""))
+                    "nvlink_intra", "hip", "cxl", "barex", "musa", "nvmeof", "shm", ""))
 # "host:port:npu_N" names a card for peers of the same kind; here it is no part of the name.
 DEVICE_SUFFIX = re.compile(r"^(.*?):npu_\d+$")
 
@@ -382,10 +384,10 @@ class TransferEngine:
             _errors.tell_native(lib, status, "get_first_buffer_address")
             return 0
         if place == 0 and own:
-            # Upstream registers managed memory in advance; here the first who asks does.
+            # Upstream registers managed memory in advance; here the first who asks does, and has
+            # it for itself.
             with self._locked():
-                why = self._arenas.first or self._arenas.grow(1)
-            place = self._arenas.first
+                why, place = self._arenas.allocate(FIRST_BUFFER_BYTES)
             if place == 0:
                 _errors.tell(f"get_first_buffer_address: {why}")
         return place

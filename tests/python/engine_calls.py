@@ -7,6 +7,7 @@ from common import Memory, child, engine, equal, refused
 from harness.report import expect
 
 MANY = 4096
+MIB = 1 << 20
 
 
 def wrong_types_name_the_argument():
@@ -96,7 +97,7 @@ def initialize_failures_and_names():
     equal(made.initialize("127.0.0.1\0", "P2PHANDSHAKE", "tcp", ""), -1, "NUL")
     equal(made.initialize_ext("127.0.0.1", "127.0.0.1:9", "tcp", "", "nope"), -1, "type")
     # Unmodified vllm-ascend passes this on every host; a port and a card are no part of the name.
-    for host, protocol, device in (("127.0.0.1:4321", "ascend", None),
+    for host, protocol, device in (("127.0.0.1:4321", "ascend", None), ("127.0.0.1", "shm", ""),
                                    ("127.0.0.1:4321:npu_3", "ascend", ""),
                                    ("127.0.0.1", "rdma", "")):
         equal(made.initialize(host, "P2PHANDSHAKE", protocol, device), 0, f"{host} {protocol}")
@@ -151,6 +152,11 @@ def managed_buffers():
     made, name = engine()
     first = made.get_first_buffer_address("127.0.0.1")
     expect(first > 0 and made.get_first_buffer_address(name) == first, "first buffer")
+    # It belongs to whoever asked: it can be written at once, and is no other buffer's memory.
+    equal((made.write_bytes_to_buffer(first + MIB, b"mine", 4),
+           made.read_bytes_from_buffer(first + MIB, 4)), (0, b"mine"), "the first buffer's bytes")
+    other = made.allocate_managed_buffer(4096)
+    expect(not first <= other < first + 64 * MIB, "a buffer inside the first one")
     a, b = made.allocate_managed_buffer(1000), made.allocate_managed_buffer(1 << 20)
     equal(made.write_bytes_to_buffer(a, b"with\0nul", 8), 0, "write")
     equal(made.write_bytes_to_buffer(b, "text", 4), 0, "str")
@@ -167,6 +173,29 @@ def managed_buffers():
     equal(made.allocate_managed_buffer(900), a, "used again")
     equal(made.allocate_managed_buffer(0), 0, "nothing")
     equal(made.allocate_managed_buffer(1 << 62), 0, "too much")
+
+
+def large_managed_buffers_end_when_they_are_freed():
+    """One larger than a mapping has its own: peers reach it no longer, and the memory goes back."""
+    (made, _), (other, name) = engine(), engine()
+    size = 300 * MIB
+    place, local = other.allocate_managed_buffer(size), made.allocate_managed_buffer(4096)
+    equal((made.write_bytes_to_buffer(local, b"bytes", 5),
+           made.transfer_sync_write(name, local, place + size - 5, 5),
+           other.read_bytes_from_buffer(place + size - 5, 5)), (0, 0, b"bytes"), "its last bytes")
+    expect(mapped(place), "it is mapped")
+    equal(other.free_managed_buffer(place, size), 0, "free")
+    expect(not mapped(place), "still mapped")
+    equal(made.transfer_sync_write(name, local, place, 5), -1, "write to what was freed")
+    equal(other.read_bytes_from_buffer(place, 5), b"", "read of what was freed")
+    expect(other.allocate_managed_buffer(size) > 0, "another one")
+
+
+def mapped(place):
+    """Whether an address of this process is mapped."""
+    with open("/proc/self/maps", encoding="ascii") as file:
+        ranges = [line.split(" ", 1)[0].split("-") for line in file]
+    return any(int(start, 16) <= place < int(end, 16) for start, end in ranges)
 
 
 def notifications_are_drained():
@@ -401,7 +430,8 @@ def native_raises():
 
 TESTS = (wrong_types_name_the_argument, numbers_and_lists_of_other_kinds,
          before_initialize_and_after_close, initialize_failures_and_names, registration_numbers,
-         transfer_numbers, managed_buffers, notifications_are_drained, many_threads,
+         transfer_numbers, managed_buffers, large_managed_buffers_end_when_they_are_freed,
+         notifications_are_drained, many_threads,
          the_lock_is_free_during_calls, a_forked_child, exit_while_threads_work,
          import_opens_nothing, sigterm_ends_the_process, garbage_is_collected, shared_segments,
          native_raises)
