@@ -141,7 +141,9 @@ class BufferPool:
                 if piece is not None:
                     self._lent += 1
                     return BufferLease(self, piece, size)
-                if not block or not self._lent:
+                if not self._lent:
+                    raise RuntimeError(f"{size} bytes are more than the buffer pool's capacity")
+                if not block:
                     raise RuntimeError("buffer pool is exhausted")
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
