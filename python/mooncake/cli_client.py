@@ -15,18 +15,14 @@ import signal
 import socket
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Dict, List, Optional, Tuple
-from urllib.parse import urlsplit
 
 import mooncake
 
+from ._http import TEXT, Request, Response, Server
 from ._sizes import parse_size
 
 PROGRAM = "mooncake_client"
-IDLE_SECONDS_MAX = 60
-# How often a server looks whether it is to end.
-POLL_SECONDS = 0.1
 WILDCARDS = ("", "0.0.0.0", "::")
 # Flags: default, and what it is for.
 FLAGS: Dict[str, Tuple[Any, str]] = {
@@ -84,36 +80,13 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection, in a thread of its own."""
-
-    protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS_MAX
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is written for a request."""
-
-    def do_GET(self) -> None:
-        """Answers from the server's table of pages."""
-        page = self.server.pages.get(urlsplit(self.path).path)  # type: ignore[attr-defined]
-        status, kind, body = page() if page else (404, "text/plain", b"404: Not Found")
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def serve(host: str, port: int, pages: Dict[str, Any]) -> ThreadingHTTPServer:
-    """A server in a thread; OSError when the port cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    kind = type("Server", (ThreadingHTTPServer,), {"address_family": family})
-    server: ThreadingHTTPServer = kind((host, port), Handler)
-    server.daemon_threads = True
-    server.pages = pages  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True,
-                     name="mooncake-client").start()
-    return server
+def serve(host: str, port: int, pages: Dict[str, Any]) -> Server:
+    """A server of these pages; OSError when the port cannot be had."""
+    async def answer(request: Request) -> Response:
+        page = pages.get(request.path) if request.method == "GET" else None
+        status, kind, body = page() if page else (404, TEXT, b"404: Not Found")
+        return Response(status, body=body, content_type=kind)
+    return Server(host, port, "mooncake-client", 0, answer)
 
 
 def towards(address: str) -> str:
@@ -199,7 +172,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             servers.append(serve(client.bind, given.http_port, {
                 "/health": client.health, "/metrics": client.metrics,
                 "/metrics/summary": client.summary}))
-        ports = ", ".join(str(server.server_address[1]) for server in servers)
+        ports = ", ".join(str(server.port) for server in servers)
         print(f"{PROGRAM}: {client.store.get_hostname()} serves at {ports}", flush=True)
         ending.wait()
         return 0
@@ -208,8 +181,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 1
     finally:
         for server in servers:
-            server.shutdown()
-            server.server_close()
+            server.end()
         if client is not None:
             client.store.close()
 

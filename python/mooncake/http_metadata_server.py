@@ -6,21 +6,24 @@ As a program it becomes `mooncake_http_metadata_server` of this package. `KVBoot
 programs that start one themselves; it needs nothing beside the interpreter.
 """
 
+from __future__ import annotations
+
 import enum
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from typing import Dict, Optional
 
+from ._http import JSON, Request, Response, Server
 from ._programs import become
 
 PROGRAM = "mooncake_http_metadata_server"
 PATH = "/metadata"
 # Keys that name one process: whoever has the name keeps it.
 CLAIMED = "rpc_meta"
+# By the first word of this answer engines know that a name is taken.
+DUPLICATE = "Duplicate rpc_meta key not allowed"
 DOCUMENT_BYTES_MAX = 64 << 20
 DOCUMENTS_MAX = 1 << 20
-IDLE_SECONDS_MAX = 60
 
 
 class KVPoll(enum.IntEnum):
@@ -33,120 +36,75 @@ class KVPoll(enum.IntEnum):
     Success = 4
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection; threads of their own, so the documents are behind a lock."""
-
-    protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS_MAX
-
-    def log_message(self, *_):
-        """Nothing is written for a request."""
-
-    def answer(self, status, body=b"", kind="text/plain"):
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def key(self):
-        """The key asked for; None when an answer was given instead."""
-        parts = urlsplit(self.path)
-        if parts.path == "/health":
-            self.answer(200, b"OK")
-            return None
-        if parts.path != PATH:
-            self.answer(404, b"no such path")
-            return None
-        return parse_qs(parts.query, keep_blank_values=True).get("key", [""])[0]
-
-    def do_GET(self):
-        key = self.key()
-        if key is None:
-            return
-        with self.server.lock:
-            found = self.server.documents.get(key)
-        if found is None:
-            self.answer(404, b"no such key")
-        else:
-            self.answer(200, found, "application/json")
-
-    def do_PUT(self):
-        try:
-            length = int(self.headers.get("Content-Length", ""))
-        except ValueError:
-            length = -1
-        if not 0 <= length <= DOCUMENT_BYTES_MAX:
-            self.close_connection = True
-            self.answer(413 if length > 0 else 411, b"a document needs its length")
-            return
-        document = self.rfile.read(length)
-        key = self.key()
-        if key is None:
-            return
-        with self.server.lock:
-            documents = self.server.documents
-            taken = CLAIMED in key and key in documents
-            full = key not in documents and len(documents) >= DOCUMENTS_MAX
-            if not taken and not full:
-                documents[key] = document
-        if taken:
-            self.answer(400, b"this key is taken")
-        elif full:
-            self.answer(507, b"too many documents")
-        else:
-            self.answer(200, b"stored")
-
-    def do_DELETE(self):
-        key = self.key()
-        if key is None:
-            return
-        with self.server.lock:
-            found = self.server.documents.pop(key, None)
-        if found is None:
-            self.answer(404, b"no such key")
-        else:
-            self.answer(200, b"removed")
-
-    def refuse(self):
-        self.close_connection = True
-        self.answer(405, b"GET, PUT or DELETE")
-
-    do_POST = do_PATCH = do_OPTIONS = do_HEAD = refuse
-
-
 class KVBootstrapServer:
-    """A metadata service in threads of this process; `run()` starts it, `close()` ends it."""
+    """A metadata service in threads of this process; `run()` starts it, `close()` ends it.
+
+    `store` has the documents by key.
+    """
 
     def __init__(self, port: int, host: str = "0.0.0.0"):
         self.port = port
         self.host = host
-        self._server = None
-        self._thread = None
+        self.store: Dict[str, bytes] = {}
+        self._lock = threading.Lock()
+        self._server: Optional[Server] = None
 
     def run(self) -> None:
         """Listens and serves; returns at once. OSError when the port is taken."""
-        self._server = ThreadingHTTPServer((self.host, self.port), Handler)
-        self._server.daemon_threads = True
-        self._server.documents = {}
-        self._server.lock = threading.Lock()
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True,
-                                        name="mooncake-metadata")
-        self._thread.start()
+        self._server = Server(self.host, self.port, "mooncake-metadata", DOCUMENT_BYTES_MAX,
+                              self._answer)
+        self.port = self._server.port
 
     def close(self) -> None:
         """Stops listening; again does nothing."""
         server, self._server = self._server, None
         if server is not None:
-            server.shutdown()
-            server.server_close()
-            self._thread.join()
+            server.end()
 
     def poll(self) -> KVPoll:
         """Success while it serves."""
-        serving = self._server is not None and self._thread.is_alive()
+        serving = self._server is not None and self._server.thread.is_alive()
         return KVPoll.Success if serving else KVPoll.Failed
+
+    async def _answer(self, request: Request) -> Response:
+        if request.path == "/health":
+            return Response(200, "OK")
+        if request.path != PATH:
+            return Response(404, "no such path")
+        return await self._handle_metadata(request)
+
+    async def _handle_metadata(self, request: Request) -> Response:
+        """GET, PUT or DELETE of the document that the query names; blanks around a key are none of
+        it."""
+        key = request.query.get("key", "").strip()
+        if not key:
+            return Response(400, "metadata key is required")
+        if request.method == "GET":
+            with self._lock:
+                found = self.store.get(key)
+            return Response(200, body=found, content_type=JSON) if found is not None else missing()
+        if request.method == "PUT":
+            return self._put(key, await request.read())
+        if request.method == "DELETE":
+            with self._lock:
+                found = self.store.pop(key, None)
+            return Response(200, "removed") if found is not None else missing()
+        return Response(405, "GET, PUT or DELETE")
+
+    def _put(self, key: str, document: bytes) -> Response:
+        with self._lock:
+            known = key in self.store
+            if known and CLAIMED in key:
+                return Response(400, DUPLICATE)
+            if not known and len(self.store) >= DOCUMENTS_MAX:
+                return Response(507, "too many documents")
+            self.store[key] = document
+        return Response(200, "stored")
+
+
+def missing() -> Response:
+    """The answer about a key that has no document."""
+    return Response(404, "no such key")
 
 
 def main() -> int:

@@ -3,135 +3,55 @@
     python -m mooncake.mooncake_store_service --config FILE -D name=value --port 8080
 
 PUT /api/put {"key", "value"}; GET /api/get/KEY; GET /api/exist/KEY; DELETE /api/remove/KEY;
-DELETE /api/remove_all. A failure is status 500 with {"error": ...}. The program ends with status 0
-on SIGTERM and SIGINT, and with 1 when it cannot start. Nothing beside the interpreter is needed.
+DELETE /api/remove_all; POST /api/mount {"size"} and /api/unmount {"segment_ids"} give memory to the
+pool and take it back, POST /api/mount_shm, /api/unmount_shm and /api/reconfigure the same with shared
+memory. A failure is {"error": ...}. The program tries for --max-wait-time seconds to reach the
+master. It ends with status 0 on SIGTERM and SIGINT, and with 1 when it cannot start. Nothing beside
+the interpreter is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import logging
 import os
 import signal
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from typing import Any, Dict, List, Optional
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import mooncake
 
+from ._http import Request, Response, Server, told
 from ._sizes import parse_size
-from .mooncake_config import MooncakeConfig
+from ._store_rest import Handlers, _shm_name_to_path
+from .mooncake_config import MooncakeConfig, _parse_bool
+from .store import MooncakeDistributedStore
 
+__all__ = ["MooncakeStoreService", "main", "sync_main"]
+
+LOG = logging.getLogger(__name__)
 DEFAULT_PORT = 8080
 BODY_BYTES_MAX = 100 << 20
-IDLE_SECONDS_MAX = 60
-SIZES = ("global_segment_size", "local_buffer_size")
+# How settings of the command line become what the file has.
+KINDS = {"global_segment_size": parse_size, "local_buffer_size": parse_size,
+         "enable_ssd_offload": _parse_bool, "enable_client_http_server": _parse_bool,
+         "client_http_port": int}
+WAIT_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+# Verb and name of what `/api/NAME` offers, and of what `/api/NAME/KEY` does.
+CALLS = (("PUT", "put"), ("DELETE", "remove_all"), ("POST", "reconfigure"), ("POST", "mount"),
+         ("POST", "unmount"), ("POST", "mount_shm"), ("POST", "unmount_shm"))
+KEY_CALLS = (("GET", "get"), ("GET", "exist"), ("DELETE", "remove"))
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection, in a thread of its own; the store takes calls from any thread."""
+class MooncakeStoreService(Handlers):
+    """A store client and its HTTP service."""
 
-    protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS_MAX
-
-    def log_message(self, *_):
-        """Nothing is written for a request."""
-
-    def answer(self, status, body, kind="application/json"):
-        if not isinstance(body, bytes):
-            body = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def fail(self, text, status=500):
-        self.answer(status, {"error": text})
-
-    def route(self, verbs):
-        """Calls what the path asks for, `/api/NAME` or `/api/NAME/KEY`."""
-        parts = urlsplit(self.path).path.split("/", 3)
-        name, key = parts[2] if len(parts) > 2 else "", parts[3] if len(parts) > 3 else None
-        handler = verbs.get((name, key is not None)) if parts[1:2] == ["api"] else None
-        if handler is None:
-            self.close_connection = True
-            self.fail("no such path", 404)
-            return
-        try:
-            handler(*([unquote(key)] if key is not None else []))
-        except (BrokenPipeError, ConnectionError, TimeoutError):
-            self.close_connection = True
-        except Exception as error:  # A defect is this request's, not the service's.
-            self.fail(f"{type(error).__name__}: {error}")
-
-    def do_GET(self):
-        self.route({("get", True): self.get, ("exist", True): self.exist})
-
-    def do_PUT(self):
-        self.route({("put", False): self.put})
-
-    def do_DELETE(self):
-        self.route({("remove", True): self.remove, ("remove_all", False): self.remove_all})
-
-    def put(self):
-        try:
-            length = int(self.headers.get("Content-Length", ""))
-        except ValueError:
-            length = -1
-        if not 0 <= length <= BODY_BYTES_MAX:
-            self.close_connection = True
-            self.fail("a body of at most 100 MB, with its length", 413)
-            return
-        try:
-            body = json.loads(self.rfile.read(length))
-            key, value = body["key"], body["value"]
-        except (ValueError, KeyError, TypeError):
-            self.fail('a JSON object with "key" and "value" expected', 400)
-            return
-        if not isinstance(key, str) or not isinstance(value, str) or not key or not value:
-            self.fail('"key" and "value" are texts that are not empty', 400)
-            return
-        code = self.server.store.put(key, value.encode("utf-8", "surrogatepass"))
-        if code != 0:
-            self.fail(f"PUT failed: {code}: {mooncake.last_error()}")
-        else:
-            self.answer(200, {"status": "success"})
-
-    def get(self, key):
-        value = self.server.store.get(key)
-        if value:
-            self.answer(200, value, "application/octet-stream")
-        else:
-            self.fail("no such object", 404)
-
-    def exist(self, key):
-        found = self.server.store.is_exist(key)
-        if found < 0:
-            self.fail(f"EXIST failed: {found}: {mooncake.last_error()}")
-        else:
-            self.answer(200, {"exists": bool(found)})
-
-    def remove(self, key):
-        code = self.server.store.remove(key)
-        if code != 0:
-            self.fail(f"REMOVE failed: {code}: {mooncake.last_error()}")
-        else:
-            self.answer(200, {"status": "success"})
-
-    def remove_all(self):
-        count = self.server.store.remove_all()
-        if count < 0:
-            self.fail(f"REMOVE_ALL failed: {count}: {mooncake.last_error()}")
-        else:
-            self.answer(200, {"status": "success", "removed": count})
-
-
-class MooncakeStoreService:
-    """A store client and its HTTP service. Its coroutines block in threads, not in the loop."""
+    port: Optional[int] = None
+    _server: Optional[Server] = None
 
     def __init__(self, config_path: Optional[str] = None,
                  cli_config: Optional[Dict[str, Any]] = None):
@@ -141,54 +61,100 @@ class MooncakeStoreService:
         if unknown:
             raise ValueError(f"unknown setting: {', '.join(sorted(unknown))}")
         self.config = self._load(config_path, given)
-        self.store = None
-        self.port = None
-        self._server = None
+        self.mounted_segment_ids = []
+        self.last_mount_info = {}
 
     @staticmethod
-    def _load(config_path, given):
-        given = {name: parse_size(value) if name in SIZES else value
-                 for name, value in given.items()}
+    def _load(config_path: Optional[str], given: Dict[str, Any]) -> MooncakeConfig:
+        given = {name: KINDS.get(name, str)(value) for name, value in given.items()}
         if config_path:
             found = vars(MooncakeConfig.from_file(config_path))
         elif os.getenv("MOONCAKE_CONFIG_PATH") or os.getenv("MOONCAKE_MASTER"):
             found = vars(MooncakeConfig.load_from_env())
         elif "master_server_address" in given:
-            found = vars(MooncakeConfig("localhost", "P2PHANDSHAKE", 0, 0, "tcp", "", ""))
+            found = vars(MooncakeConfig("localhost", "P2PHANDSHAKE", 0, 0, "tcp", "",
+                                        given["master_server_address"]))
         else:
             found = vars(MooncakeConfig.load_from_env())  # Says what is missing.
         return MooncakeConfig(**{**found, **given})
 
-    async def start_store_service(self) -> bool:
-        """Sets the client up; False when that failed, and mooncake.last_error() is told."""
-        return await asyncio.get_running_loop().run_in_executor(None, self._start_store)
+    async def start_store_service(self, max_wait_time: float = WAIT_SECONDS,
+                                  shutdown_event: Optional[asyncio.Event] = None) -> bool:
+        """Sets the client up, again and again for `max_wait_time` seconds. False when that failed,
+        and the log says why, or when the event came first."""
+        loop, end = asyncio.get_running_loop(), time.monotonic() + max_wait_time
+        ending = shutdown_event if shutdown_event is not None else asyncio.Event()
+        await asyncio.sleep(0)
+        while not ending.is_set():
+            reason = await loop.run_in_executor(None, self._start_store)
+            await asyncio.sleep(0)
+            if ending.is_set():
+                await self.stop()
+                break
+            if reason is None:
+                return True
+            left = end - time.monotonic()
+            if left <= 0:
+                LOG.error("the store cannot be set up: %s", reason)
+                break
+            LOG.warning("the store cannot be set up yet: %s", reason)
+            try:
+                await asyncio.wait_for(ending.wait(), min(RETRY_SECONDS, left))
+            except asyncio.TimeoutError:
+                pass
+        return False
 
-    def _start_store(self):
-        from .store import MooncakeDistributedStore
-        store, config = MooncakeDistributedStore(), self.config
-        code = store.setup(config.local_hostname, config.metadata_server,
-                           config.global_segment_size, config.local_buffer_size, config.protocol,
-                           config.device_name, config.master_server_address)
+    def _start_store(self) -> Optional[str]:
+        """None, or why the store could not be set up."""
+        config = self.config
+        for name in ("enable_ssd_offload", "enable_client_http_server"):
+            if getattr(config, name, False):
+                LOG.warning("%s is not there, the service goes on without", name)
+        try:
+            store = MooncakeDistributedStore()
+            code = store.setup({
+                "local_hostname": config.local_hostname,
+                "metadata_server": config.metadata_server,
+                "global_segment_size": config.global_segment_size,
+                "local_buffer_size": config.local_buffer_size,
+                "protocol": config.protocol,
+                "rdma_devices": config.device_name,
+                "master_server_addr": config.master_server_address,
+                "enable_ssd_offload": getattr(config, "enable_ssd_offload", False),
+                "ssd_offload_path": getattr(config, "ssd_offload_path", ""),
+                "tenant_id": getattr(config, "tenant_id", "default"),
+                "enable_client_http_server": getattr(config, "enable_client_http_server", False),
+                "client_http_port": getattr(config, "client_http_port", 0)})
+        except Exception as error:  # Of an argument that the store refuses.
+            return f"{type(error).__name__}: {error}"
         if code != 0:
-            print(f"the store cannot be set up ({code}): {mooncake.last_error()}",
-                  file=sys.stderr, flush=True)
-            return False
+            return f"{code}: {mooncake.last_error()}"
         self.store = store
-        return True
+        return None
 
     async def start_http_service(self, port: int = DEFAULT_PORT, host: str = "0.0.0.0") -> bool:
         """Serves; False when the port cannot be had."""
         try:
-            server = ThreadingHTTPServer((host, port), Handler)
+            self._server = Server(host, port, "mooncake-rest", BODY_BYTES_MAX, self._answer)
         except (OSError, OverflowError) as reason:
-            print(f"{host}:{port}: {reason}", file=sys.stderr, flush=True)
+            LOG.error("%s:%s: %s", host, port, reason)
             return False
-        server.daemon_threads = True
-        server.store = self.store
-        self.port = server.server_address[1]
-        self._server = server
-        threading.Thread(target=server.serve_forever, daemon=True, name="mooncake-rest").start()
+        self.port = self._server.port
         return True
+
+    async def _answer(self, request: Request) -> Response:
+        """What the path asks for, `/api/NAME` or `/api/NAME/KEY`."""
+        parts = request.path.split("/", 3)
+        name, key = parts[2] if len(parts) > 2 else "", parts[3] if len(parts) > 3 else None
+        known = CALLS if key is None else KEY_CALLS
+        if parts[1:2] != ["api"] or name not in [one for _, one in known]:
+            return told(404, error="no such path")
+        if (request.method, name) not in known:
+            return told(405, error="no such method here")
+        if key is not None:
+            request.match_info = {"key": unquote(key)}
+        found: Response = await getattr(self, f"handle_{name}")(request)
+        return found
 
     async def stop(self) -> None:
         """Stops serving and closes the client; again does nothing."""
@@ -196,13 +162,15 @@ class MooncakeStoreService:
         store, self.store = self.store, None
         loop = asyncio.get_running_loop()
         if server is not None:
-            await loop.run_in_executor(None, server.shutdown)
-            server.server_close()
+            await loop.run_in_executor(None, server.end)
         if store is not None:
-            await loop.run_in_executor(None, store.close)
+            code = await loop.run_in_executor(None, store.close)
+            if code != 0:
+                LOG.warning("the store's close returned %s", code)
 
 
-def arguments():
+def arguments() -> argparse.ArgumentParser:
+    """The program's command line."""
     parser = argparse.ArgumentParser(prog="mc_store_rest_server",
                                      description="A store client as a service.")
     parser.add_argument("--config", help="JSON file; default: MOONCAKE_CONFIG_PATH")
@@ -210,7 +178,16 @@ def arguments():
                         help="a setting that wins over the file")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
     parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--max-wait-time", type=float, default=WAIT_SECONDS, metavar="SECONDS",
+                        help=f"how long to try to reach the master (default {WAIT_SECONDS:g})")
     return parser
+
+
+def _install_shutdown_signal_handlers(loop: asyncio.AbstractEventLoop,
+                                      shutdown_event: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set the event."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda _: shutdown_event.set(), number)
 
 
 async def main(argv: Optional[List[str]] = None) -> int:
@@ -229,11 +206,10 @@ async def main(argv: Optional[List[str]] = None) -> int:
         print(f"settings: {reason}", file=sys.stderr)
         return 1
     ending = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ending.set)
+    _install_shutdown_signal_handlers(asyncio.get_running_loop(), ending)
     try:
-        if not await service.start_store_service():
-            return 1
+        if not await service.start_store_service(given.max_wait_time, ending):
+            return 0 if ending.is_set() else 1
         if not await service.start_http_service(given.port, given.host):
             return 1
         print(f"serving at {given.host}:{service.port}", flush=True)

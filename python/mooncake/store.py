@@ -63,6 +63,8 @@ DICT_NAMES = {"local_hostname": "local_hostname", "metadata_server": "metadata_s
               "master_server_addr": "master_server_addr",
               "master_server_address": "master_server_addr"}
 
+NO_TENANT = (None, "", "default")
+
 UNDEFINED, INITIALIZED, PROCESSING = (ReplicaStatus.UNDEFINED, ReplicaStatus.INITIALIZED,
                                       ReplicaStatus.PROCESSING)
 COMPLETE, REMOVED, FAILED = ReplicaStatus.COMPLETE, ReplicaStatus.REMOVED, ReplicaStatus.FAILED
@@ -734,6 +736,9 @@ def from_dict(config):
     for name in ("local_hostname", "metadata_server"):
         if not found.get(name):
             raise Refused(f"setup lacks {name}")
+    # Whoever asks for a tenant wants to be apart from others; to go on would mix them.
+    if config.get("tenant_id") not in NO_TENANT:
+        raise Refused(f"there are no tenants here: {config['tenant_id']}")
     found.setdefault("protocol", "tcp")
     found.setdefault("rdma_devices", "")
     found.setdefault("master_server_addr", DEFAULT_MASTER)

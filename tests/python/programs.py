@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-from common import CHILD_SECONDS, OURS, Memory, engine, environment, equal, last, peer
+from common import CHILD_SECONDS, OURS, Memory, child, engine, environment, equal, last, peer
 from harness.ports import free_port
 from harness.report import Failed, expect
 from masters import Master
@@ -95,9 +95,15 @@ def metadata(base):
     equal(ask("DELETE", url)[0], 200, "delete")
     equal(ask("DELETE", url)[0], 404, "delete again")
     claimed = f"{base}/metadata?key=mooncake/rpc_meta/h"
-    equal((ask("PUT", claimed, b"a")[0], ask("PUT", claimed, b"b")[0]), (200, 400), "claimed")
+    equal(ask("PUT", claimed, b"a")[0], 200, "claim")
+    # By the first word engines know that a name is taken, and whether it was their own once.
+    status, told = ask("PUT", claimed, b"b")
+    expect(status == 400 and told.startswith(b"Duplicate"), f"claimed: {status} {told}")
     equal(ask("GET", claimed)[1], b"a", "the first stays")
     equal(ask("POST", url, b"x")[0], 405, "another verb")
+    for verb, body in (("GET", None), ("PUT", b"x"), ("DELETE", None)):
+        for query in ("", "?key=", "?other=k"):
+            equal(ask(verb, f"{base}/metadata{query}", body)[0], 400, f"{verb} of no key")
 
 
 def metadata_service():
@@ -115,6 +121,10 @@ def metadata_service():
     server.run()
     base = f"http://127.0.0.1:{server.port}"
     metadata(base)
+    equal(ask("PUT", f"{base}/metadata?key=%20k%20", b"v")[0], 200, "blanks around a key")
+    equal((ask("GET", f"{base}/metadata?key=k"), server.store["k"]), ((200, b"v"), b"v"), "stripped")
+    equal(ask("GET", f"{base}/metadata?key=%20%20")[0], 400, "blanks alone")
+    again(f"{base}/metadata")
     a, b = TransferEngine(), TransferEngine()
     for made, name in ((a, "a"), (b, "b")):
         code = made.initialize(f"127.0.0.1:{free_port()}", f"{base}/metadata", "tcp", "")
@@ -131,6 +141,16 @@ def metadata_service():
     equal(server.poll(), KVPoll.Success, "while it serves")
     server.close()
     server.close()
+
+
+def again(server):
+    """An engine that was killed is found under its name again, although its old entry is there."""
+    name = f"127.0.0.1:{free_port()}"
+    for _ in range(2):
+        program = ("import os\nfrom mooncake.engine import TransferEngine\nmade = TransferEngine()\n"
+                   f"print(made.initialize({name!r}, {server!r}, 'tcp', ''), flush=True)\n"
+                   "os._exit(0)\n")
+        equal(child(program), "0", "initialize")
 
 
 def name_of(made):
@@ -165,18 +185,109 @@ def store_service():
             equal(ask("DELETE", f"{base}/remove/none")[0], 500, "remove nothing")
             time.sleep(0.4)  # The lease of the reads above.
             equal(ask("DELETE", f"{base}/remove/a%2Fb%20c")[0], 200, "remove")
-            equal(ask("DELETE", f"{base}/remove_all")[0], 200, "remove all")
-            for wrong in (b"no json", b"{}", b'{"key": 1, "value": "x"}'):
+            status, told = ask("DELETE", f"{base}/remove_all")
+            equal((status, json.loads(told)["removed"]), (200, 0), "remove all")
+            for wrong in (b"no json", b"[]", b"{}", b'{"key": 1, "value": "x"}', b'{"key": "k"}'):
                 equal(ask("PUT", f"{base}/put", wrong)[0], 400, wrong)
-            equal(ask("GET", f"{base}/nonsense")[0], 404, "no such path")
+            equal((ask("GET", f"{base}/nonsense")[0], ask("POST", f"{base}/put", b"{}")[0]),
+                  (404, 405), "no such path, no such method")
+            memory_comes_and_goes(base, master)
             equal(service.end(), 0, "SIGTERM")
         with Program("mooncake_store_service", "-D", "local_hostname=127.0.0.1", "-D",
-                     "master_server_address=127.0.0.1:1", "--port", str(port)) as lost:
+                     "master_server_address=127.0.0.1:1", "--port", str(port),
+                     "--max-wait-time", "1.5") as lost:
             status, told = lost.failed()
-            expect(status == 1 and "127.0.0.1:1" in told, f"{status} {told}")
+            expect(status == 1 and told.count("127.0.0.1:1") >= 2, f"{status} {told}")
+        # The master may come later, and SIGTERM earlier.
+        with Program("mooncake_store_service", "-D", "local_hostname=127.0.0.1", "-D",
+                     "master_server_address=127.0.0.1:1", "--port", str(port)) as waiting:
+            while "cannot be set up yet" not in waiting.process.stdout.readline():
+                pass
+            equal(waiting.end(), 0, "SIGTERM while it waits")
+        with Program("mooncake_store_service", "-D", "local_hostname=127.0.0.1", "-D", "tenant_id=x",
+                     "-D", f"master_server_address={master.address}", "--port", str(port),
+                     "--max-wait-time", "0") as other:
+            status, told = other.failed()
+            expect(status == 1 and "tenants" in told, f"{status} {told}")
         with Program("mooncake_store_service", "-D", "colour=red") as wrong:
             status, told = wrong.failed()
             expect(status == 1 and "colour" in told, f"{status} {told}")
+
+
+def memory_comes_and_goes(base, master):
+    """POST /api/mount and /api/unmount: the pool grows and shrinks by it."""
+    def post(call, /, **members):
+        status, told = ask("POST", f"{base}/{call}", json.dumps(members).encode())
+        return status, json.loads(told)
+
+    before = master.metric("master_total_capacity_bytes")
+    status, told = post("mount", size=32 * MIB)
+    equal((status, told["status"], told["allocated_size"]), (200, "success", 32 * MIB), "mount")
+    equal(master.metric("master_total_capacity_bytes"), before + 32 * MIB, "the pool")
+    equal(post("unmount", segment_ids=["none"])[0], 500, "an unknown segment")
+    equal(post("unmount", segment_ids=told["segment_ids"])[0], 200, "unmount")
+    equal(master.metric("master_total_capacity_bytes"), before, "the pool again")
+    for size in (0, -1, 1.5, "1", True, None):
+        equal(post("mount", size=size)[0], 400, f"mount {size}")
+    for wrong in ([], None, 1, [1]):
+        equal(post("unmount", segment_ids=wrong)[0], 400, f"unmount {wrong}")
+    for name in ("", "..", "a/b", None):
+        equal(post("mount_shm", name=name, size=1)[0], 400, f"mount_shm {name}")
+    equal((post("reconfigure", mode="other")[0], post("reconfigure", mode="decode")[0]), (400, 400),
+          "reconfigure")
+    equal(post("reconfigure", mode="prefill"), (200, {"status": "success", "mode": "prefill"}),
+          "prefill")
+
+
+class Segments:
+    """A store that mounts files, as far as /api/reconfigure sees."""
+
+    def __init__(self):
+        self.mounted, self.bad, self.count = [], set(), 0
+
+    def mount_segment(self, path, *_):
+        if path in self.bad:
+            return {"ret": -1, "segment_ids": []}
+        self.count += 1
+        self.mounted.append(f"{path}#{self.count}")
+        return {"ret": 0, "segment_ids": self.mounted[-1:]}
+
+    def unmount_segment(self, names, _grace=0):
+        if self.bad & set(names):
+            return -1
+        self.mounted = [name for name in self.mounted if name not in names]
+        return 0
+
+
+def segments_of_files():
+    """A new file takes the place of the one before only when it could be mounted; what cannot be
+    unmounted is not forgotten."""
+    from mooncake._http import Request, drive
+    from mooncake.mooncake_store_service import MooncakeStoreService
+    service = MooncakeStoreService(None, {"local_hostname": "h", "master_server_address": "m:1"})
+    service.store = store = Segments()
+
+    def post(call, /, **members):
+        request = Request("POST", f"/api/{call}", json.dumps(members).encode())
+        found = drive(service._answer(request))
+        return found.status, json.loads(found.text)
+
+    equal(post("reconfigure", mode="decode", path="/dev/shm/a", size=1)[1]["segment_ids"],
+          ["/dev/shm/a#1"], "the first")
+    store.bad = {"/dev/shm/b"}
+    status, told = post("reconfigure", mode="decode", path="/dev/shm/b", size=1)
+    equal((status, told["mode"], store.mounted), (500, "decode", ["/dev/shm/a#1"]), "kept")
+    store.bad = {"/dev/shm/a#1"}
+    told = post("reconfigure", mode="decode", path="/dev/shm/c", size=1)[1]
+    equal(told["segment_ids"], ["/dev/shm/c#2", "/dev/shm/a#1"], "what cannot be unmounted")
+    status, told = post("unmount_shm", segment_ids=["/dev/shm/c#2", "/dev/shm/a#1"])
+    equal((status, told["failed_segment_ids"], service.current_mode),
+          (500, ["/dev/shm/a#1"], "decode"), "each for itself")
+    store.bad = set()
+    equal((post("reconfigure", mode="prefill")[0], store.mounted, service.current_mode),
+          (200, [], "prefill"), "none")
+    equal(post("mount_shm", name="/d", size=1), (200, {"status": "success",
+                                                       "segment_ids": ["/dev/shm/d#3"]}), "by name")
 
 
 def settings():
@@ -200,6 +311,18 @@ def settings():
             less = {key: value for key, value in needed.items() if key != name}
             raises(ValueError, f"Missing required config field: {name}", written, less)
         raises(ValueError, "much", written, dict(needed, global_segment_size="much"))
+        for given, size in ((1.5, 1), ("1e9", 10 ** 9), ("1.5", 1), (" 3 gb ", 3 << 30)):
+            equal(written(dict(needed, local_buffer_size=given)).local_buffer_size, size, given)
+        for wrong in (-1, "-1", True, "", "gb", "inf", [1]):
+            raises(ValueError, "", written, dict(needed, local_buffer_size=wrong))
+        for given, meant in (("false", False), ("Off", False), ("1", True), (True, True), (None, False)):
+            equal(written(dict(needed, enable_ssd_offload=given)).enable_ssd_offload, meant, given)
+        raises(ValueError, "boolean", written, dict(needed, enable_ssd_offload="perhaps"))
+        found = written(dict(needed, protocol=" TCP ", tenant_id=None, ssd_offload_path=None))
+        equal((found.protocol, found.tenant_id, found.ssd_offload_path, found.client_http_port),
+              ("tcp", "default", "", 9300), "of 0.3.13")
+        for name in (*needed, "protocol"):
+            raises(ValueError, name, written, dict(needed, **{name: " "}))
         before = dict(os.environ)
         try:
             os.environ["MOONCAKE_CONFIG_PATH"] = file.name
@@ -234,5 +357,5 @@ def a_peer_of_our_own_package():
         equal(made.send_probe(there.name), 0, f"probe {last()}")
 
 
-TESTS = (launchers_become_the_program, metadata_service, store_service, settings,
+TESTS = (launchers_become_the_program, metadata_service, store_service, segments_of_files, settings,
          a_peer_of_our_own_package)
