@@ -50,6 +50,16 @@ class ReplicateConfig:
         self._replica_num = convert.number("replica_num", value)
 
     @property
+    def nof_replica_num(self) -> int:
+        """Not there; but programs that set it to 0 ask for nothing, and may."""
+        raise AttributeError("there are no copies over NVMe fabrics here")
+
+    @nof_replica_num.setter
+    def nof_replica_num(self, value: int) -> None:
+        if convert.number("nof_replica_num", value) != 0:
+            raise ValueError("nof_replica_num: there are no copies over NVMe fabrics here")
+
+    @property
     def preferred_segment(self) -> str:
         """Name of the segment to try first: `get_hostname()` of its client."""
         return self._preferred_segment

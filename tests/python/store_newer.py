@@ -199,6 +199,22 @@ def replicas_are_shown():
         other.close()
 
 
+def copies_over_fabrics_are_refused():
+    """Programs of 0.3.13 set their number, to 0; hasattr tells that they are not there."""
+    from mooncake.store import ReplicateConfig
+    asked = ReplicateConfig()
+    asked.nof_replica_num = 0
+    expect(not hasattr(asked, "nof_replica_num"), "there are none")
+    with Pool() as store:
+        equal(store.put("k", b"v", asked), 0, "put")
+    try:
+        asked.nof_replica_num = 1
+    except ValueError as error:
+        expect("nof_replica_num" in str(error), error)
+    else:
+        raise Failed("a copy over NVMe fabrics was promised")
+
+
 def segments_that_come_and_go():
     pool = Pool(segment=0)
     with pool as store:
@@ -448,6 +464,7 @@ def many_threads_share_a_pool():
 
 TESTS = (nothing_before_setup, upserts, upserts_by_many_threads,
          a_reader_keeps_an_object_on_masters_of_old, put_sessions, ranges_of_objects,
-         replicas_are_shown, segments_that_come_and_go, tensors, batches_of_tensors, shards,
+         replicas_are_shown, copies_over_fabrics_are_refused, segments_that_come_and_go, tensors,
+         batches_of_tensors, shards,
          files_of_safetensors, helpers_of_tensors, pools_of_buffers, pools_that_are_full,
          many_threads_share_a_pool)
