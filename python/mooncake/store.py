@@ -136,6 +136,8 @@ class Client:
         if length is not None:
             return length
         known = list(self.registered.items())
+        if self.pool is not None:
+            known.append((self.pool.memory.address, self.pool.memory.length))
         if self.engine is not None:
             known += [(start, size) for start, (size,) in list(self.engine.registered.items())]
             known += [(memory.address, memory.length) for memory in list(self.engine.kept)
@@ -166,6 +168,11 @@ class Pool:
                 return 0
             self.left -= size
             return self.memory.address + self.left
+
+    def holds(self, place, size):
+        """Whether a range is inside."""
+        start = self.memory.address
+        return size > 0 and start <= place and place + size <= start + self.memory.length
 
 
 class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
@@ -279,8 +286,9 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
                           told["device_names"], told["master_server_address"])
         client = self._client
         if code == 0 and pool is not None and client is not None:
-            client.pool = pool
             code = self.register_buffer(pool.memory.address, pool.memory.length)
+            client.registered.clear()
+            client.pool = pool
         return code
 
     def alloc_from_mem_pool(self, size: int) -> int:
@@ -499,6 +507,12 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
         client = self._client
         if client is None:
             return refuse("the store is not set up")
+        if client.pool is not None and client.pool.holds(place, size):
+            # The library has all of it; a piece is noted, as nothing is read beyond its end.
+            if place in client.registered:
+                return refuse(f"memory at {place:#x} is registered already")
+            client.registered[place] = size
+            return 0
         code = told(lib.mc_store_register_buffer(client.handle, place, size), "register_buffer")
         if code == 0:
             client.registered[place] = size
@@ -512,6 +526,8 @@ class MooncakeDistributedStore(Tensors, Upserts, Ranges, Segments):
             return refuse("the store is not set up")
         # First out of the table, so that nobody copies there any more.
         length = client.registered.pop(place, None)
+        if length is not None and client.pool is not None and client.pool.holds(place, length):
+            return 0
         code = told(lib.mc_store_unregister_buffer(client.handle, place), "unregister_buffer")
         if code != 0 and length is not None:
             client.registered[place] = length
