@@ -28,8 +28,10 @@ set(mooncake_file
     "libmooncake.so.${MOONCAKE_ABI_VERSION}.${PROJECT_VERSION_MINOR}.${PROJECT_VERSION_PATCH}")
 set(mooncake_soname "libmooncake.so.${MOONCAKE_ABI_VERSION}")
 file(MAKE_DIRECTORY "${mooncake_library_dir}")
-# The name that programs of the upstream library link to.
-file(CREATE_LINK "${mooncake_soname}" "${mooncake_library_dir}/libtransfer_engine.so" SYMBOLIC)
+# The names that programs of the upstream libraries link to.
+foreach(name IN ITEMS transfer_engine mooncake_store)
+    file(CREATE_LINK "${mooncake_soname}" "${mooncake_library_dir}/lib${name}.so" SYMBOLIC)
+endforeach()
 
 # cargo knows itself what is out of date; it is asked every time.
 add_custom_target(mooncake_cargo ALL

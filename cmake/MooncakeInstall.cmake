@@ -8,6 +8,7 @@ install(FILES "${mooncake_library_dir}/${mooncake_soname}" "${mooncake_library_d
 install(FILES "${cargo_output}/libmooncake.a" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 if(MOONCAKE_INSTALL_TRANSFER_ENGINE_LINK)
     install(FILES "${mooncake_library_dir}/libtransfer_engine.so"
+                  "${mooncake_library_dir}/libmooncake_store.so"
             DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 endif()
 

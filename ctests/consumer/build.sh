@@ -71,6 +71,13 @@ case $way in
         $cc $strict -I"$prefix/include/mooncake" "$here/../upstream_alone.c" \
             -L"$prefix/$libdir" -ltransfer_engine -Wl,-rpath,"$prefix/$libdir" -o "$work/upstream"
         run "$work/upstream"
+        # One of the upstream store: its header alone, and both names at once, as its bindings link.
+        printf '%s\n' '#include "store_c.h"' 'int main(void) {' \
+            'mooncake_store_t made = mooncake_store_create();' 'mooncake_store_destroy(made);' \
+            'return made == 0 || mooncake_store_health_check(made) == 0; }' >"$work/store.c"
+        $cc $strict -I"$prefix/include/mooncake" "$work/store.c" -L"$prefix/$libdir" \
+            -lmooncake_store -ltransfer_engine -Wl,-rpath,"$prefix/$libdir" -o "$work/store"
+        run "$work/store"
         ;;
     *)
         echo "unknown way $way" >&2

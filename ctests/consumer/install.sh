@@ -25,8 +25,10 @@ file=$soname.${version#*.}
 [ -f "$libdir/$file" ] && [ ! -L "$libdir/$file" ] || fail "$file is not the library itself"
 [ "$(readlink "$libdir/$soname")" = "$file" ] || fail "$soname does not lead to $file"
 [ "$(readlink "$libdir/libmooncake.so")" = "$soname" ] || fail "libmooncake.so: wrong link"
-[ "$(readlink "$libdir/libtransfer_engine.so")" = "$soname" ] || fail "libtransfer_engine.so"
-cmp -s "$libdir/libmooncake.so" "$libdir/libtransfer_engine.so" || fail "a broken link"
+for name in libtransfer_engine.so libmooncake_store.so; do
+    [ "$(readlink "$libdir/$name")" = "$soname" ] || fail "$name: wrong link"
+    cmp -s "$libdir/libmooncake.so" "$libdir/$name" || fail "$name: a broken link"
+done
 if grep -rl /opt/somewhere "$libdir/pkgconfig" "$libdir/cmake"; then
     fail "these files know the prefix they were installed to"
 fi

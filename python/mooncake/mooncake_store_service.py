@@ -84,32 +84,31 @@ class MooncakeStoreService(Handlers):
         and the log says why, or when the event came first."""
         loop, end = asyncio.get_running_loop(), time.monotonic() + max_wait_time
         ending = shutdown_event if shutdown_event is not None else asyncio.Event()
+        for name in ("enable_ssd_offload", "enable_client_http_server"):
+            if getattr(self.config, name, False):
+                LOG.warning("%s is not there, the service goes on without", name)
         await asyncio.sleep(0)
         while not ending.is_set():
             reason = await loop.run_in_executor(None, self._start_store)
             await asyncio.sleep(0)
-            if ending.is_set():
-                await self.stop()
-                break
-            if reason is None:
+            if reason is None and not ending.is_set():
                 return True
             left = end - time.monotonic()
-            if left <= 0:
+            if reason is not None and left <= 0:
                 LOG.error("the store cannot be set up: %s", reason)
-                break
-            LOG.warning("the store cannot be set up yet: %s", reason)
+                return False
+            if reason is not None:
+                LOG.warning("the store cannot be set up yet: %s", reason)
             try:
-                await asyncio.wait_for(ending.wait(), min(RETRY_SECONDS, left))
+                await asyncio.wait_for(ending.wait(), min(RETRY_SECONDS, max(left, 0)))
             except asyncio.TimeoutError:
                 pass
+        await self.stop()
         return False
 
     def _start_store(self) -> Optional[str]:
         """None, or why the store could not be set up."""
         config = self.config
-        for name in ("enable_ssd_offload", "enable_client_http_server"):
-            if getattr(config, name, False):
-                LOG.warning("%s is not there, the service goes on without", name)
         try:
             store = MooncakeDistributedStore()
             code = store.setup({
