@@ -4,8 +4,7 @@
 
 PUT /api/put {"key", "value"}; GET /api/get/KEY; GET /api/exist/KEY; DELETE /api/remove/KEY;
 DELETE /api/remove_all; POST /api/mount {"size"} and /api/unmount {"segment_ids"} give memory to the
-pool and take it back, POST /api/mount_shm, /api/unmount_shm and /api/reconfigure the same with shared
-memory. A failure is {"error": ...}. The program tries for --max-wait-time seconds to reach the
+pool and take it back. A failure is {"error": ...}. The program tries for --max-wait-time seconds to reach the
 master. It ends with status 0 on SIGTERM and SIGINT, and with 1 when it cannot start. Nothing beside
 the interpreter is needed.
 """
@@ -26,7 +25,7 @@ import mooncake
 
 from ._http import Request, Response, Server, told
 from ._sizes import parse_size
-from ._store_rest import Handlers, _shm_name_to_path
+from ._store_rest import Handlers
 from .mooncake_config import MooncakeConfig, _parse_bool
 from .store import MooncakeDistributedStore
 
@@ -42,8 +41,7 @@ KINDS = {"global_segment_size": parse_size, "local_buffer_size": parse_size,
 WAIT_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 # Verb and name of what `/api/NAME` offers, and of what `/api/NAME/KEY` does.
-CALLS = (("PUT", "put"), ("DELETE", "remove_all"), ("POST", "reconfigure"), ("POST", "mount"),
-         ("POST", "unmount"), ("POST", "mount_shm"), ("POST", "unmount_shm"))
+CALLS = (("PUT", "put"), ("DELETE", "remove_all"), ("POST", "mount"), ("POST", "unmount"))
 KEY_CALLS = (("GET", "get"), ("GET", "exist"), ("DELETE", "remove"))
 
 
@@ -61,8 +59,6 @@ class MooncakeStoreService(Handlers):
         if unknown:
             raise ValueError(f"unknown setting: {', '.join(sorted(unknown))}")
         self.config = self._load(config_path, given)
-        self.mounted_segment_ids = []
-        self.last_mount_info = {}
 
     @staticmethod
     def _load(config_path: Optional[str], given: Dict[str, Any]) -> MooncakeConfig:

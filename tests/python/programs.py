@@ -231,63 +231,7 @@ def memory_comes_and_goes(base, master):
         equal(post("mount", size=size)[0], 400, f"mount {size}")
     for wrong in ([], None, 1, [1]):
         equal(post("unmount", segment_ids=wrong)[0], 400, f"unmount {wrong}")
-    for name in ("", "..", "a/b", None):
-        equal(post("mount_shm", name=name, size=1)[0], 400, f"mount_shm {name}")
-    equal((post("reconfigure", mode="other")[0], post("reconfigure", mode="decode")[0]), (400, 400),
-          "reconfigure")
-    equal(post("reconfigure", mode="prefill"), (200, {"status": "success", "mode": "prefill"}),
-          "prefill")
-
-
-class Segments:
-    """A store that mounts files, as far as /api/reconfigure sees."""
-
-    def __init__(self):
-        self.mounted, self.bad, self.count = [], set(), 0
-
-    def mount_segment(self, path, *_):
-        if path in self.bad:
-            return {"ret": -1, "segment_ids": []}
-        self.count += 1
-        self.mounted.append(f"{path}#{self.count}")
-        return {"ret": 0, "segment_ids": self.mounted[-1:]}
-
-    def unmount_segment(self, names, _grace=0):
-        if self.bad & set(names):
-            return -1
-        self.mounted = [name for name in self.mounted if name not in names]
-        return 0
-
-
-def segments_of_files():
-    """A new file takes the place of the one before only when it could be mounted; what cannot be
-    unmounted is not forgotten."""
-    from mooncake._http import Request, drive
-    from mooncake.mooncake_store_service import MooncakeStoreService
-    service = MooncakeStoreService(None, {"local_hostname": "h", "master_server_address": "m:1"})
-    service.store = store = Segments()
-
-    def post(call, /, **members):
-        request = Request("POST", f"/api/{call}", json.dumps(members).encode())
-        found = drive(service._answer(request))
-        return found.status, json.loads(found.text)
-
-    equal(post("reconfigure", mode="decode", path="/dev/shm/a", size=1)[1]["segment_ids"],
-          ["/dev/shm/a#1"], "the first")
-    store.bad = {"/dev/shm/b"}
-    status, told = post("reconfigure", mode="decode", path="/dev/shm/b", size=1)
-    equal((status, told["mode"], store.mounted), (500, "decode", ["/dev/shm/a#1"]), "kept")
-    store.bad = {"/dev/shm/a#1"}
-    told = post("reconfigure", mode="decode", path="/dev/shm/c", size=1)[1]
-    equal(told["segment_ids"], ["/dev/shm/c#2", "/dev/shm/a#1"], "what cannot be unmounted")
-    status, told = post("unmount_shm", segment_ids=["/dev/shm/c#2", "/dev/shm/a#1"])
-    equal((status, told["failed_segment_ids"], service.current_mode),
-          (500, ["/dev/shm/a#1"], "decode"), "each for itself")
-    store.bad = set()
-    equal((post("reconfigure", mode="prefill")[0], store.mounted, service.current_mode),
-          (200, [], "prefill"), "none")
-    equal(post("mount_shm", name="/d", size=1), (200, {"status": "success",
-                                                       "segment_ids": ["/dev/shm/d#3"]}), "by name")
+    equal(post("mount_shm", name="a", size=1)[0], 404, "memory of others")
 
 
 def settings():
@@ -357,5 +301,5 @@ def a_peer_of_our_own_package():
         equal(made.send_probe(there.name), 0, f"probe {last()}")
 
 
-TESTS = (launchers_become_the_program, metadata_service, store_service, segments_of_files, settings,
+TESTS = (launchers_become_the_program, metadata_service, store_service, settings,
          a_peer_of_our_own_package)
