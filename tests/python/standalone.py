@@ -31,7 +31,8 @@ class Standalone:
             "P2PHANDSHAKE", "-global_segment_size", "32 MB", "--local-buffer-size=1mb",
             f"--master_server_address={self.master.address}", "--enable_http_server", "-threads=2",
             f"--http_port={self.http}", "--nostart_offload_rpc_server", *self.flags)
-        until_served(self.program, f"http://127.0.0.1:{self.port}/health")
+        for port in (self.port, self.http):  # One after the other they begin.
+            until_served(self.program, f"http://127.0.0.1:{port}/health")
         return self
 
     def __exit__(self, *_):
