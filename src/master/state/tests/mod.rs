@@ -4,6 +4,7 @@ mod elected;
 mod evicting;
 mod files;
 mod keeping;
+mod looking;
 mod model;
 mod restarts;
 mod rules;
