@@ -16,14 +16,13 @@ use super::calls::parts;
 use super::client::Shared;
 use super::failure::{grant_is_too_old, refused, shown};
 use super::mover::{Direction, Move};
-use super::plan::{memory_of, pair, put_item, total, Object};
+use super::plan::{check_object, item_bytes, memory_of, pair, put_item, total, Object};
 
 /// An object of a batch that passed the checks.
 struct Wanted<'a> {
     /// Its place in the batch.
     index: usize,
     object: Object<'a>,
-    item: PutItem,
 }
 
 /// How often a put whose peer failed is tried again with other room.
@@ -40,16 +39,16 @@ impl Shared {
         let mut results: Vec<Result<()>> = Vec::with_capacity(objects.len());
         let mut wanted = Vec::with_capacity(objects.len());
         for (index, object) in objects.iter().enumerate() {
-            let item = match options.replica_num {
+            let checked = match options.replica_num {
                 0 => Err(Error::new(ErrorKind::InvalidArgument, "no replica is asked for")),
-                _ => put_item(object),
+                _ => check_object(object),
             };
-            results.push(item.as_ref().map(|_| ()).map_err(Error::clone));
-            if let Ok(item) = item {
-                wanted.push(Wanted { index, object: *object, item });
+            if checked.is_ok() {
+                wanted.push(Wanted { index, object: *object });
             }
+            results.push(checked);
         }
-        for part in parts(&wanted, |wanted| wanted.item.key.len() + 8 * wanted.item.slices.len()) {
+        for part in parts(&wanted, |wanted| item_bytes(&wanted.object)) {
             self.put_part(part, options, deadline, &mut results);
         }
         if self.calls.is_native() {
@@ -88,7 +87,7 @@ impl Shared {
         deadline: Deadline,
         results: &mut [Result<()>],
     ) -> Vec<&'w Wanted<'a>> {
-        let items = wanted.iter().map(|wanted| wanted.item.clone()).collect();
+        let items = wanted.iter().map(|wanted| put_item(&wanted.object)).collect();
         let (asked, mounts) = (Instant::now(), self.own.mounts());
         let granted = match self.calls.put_start(items, options, deadline) {
             Ok(granted) if granted.len() == wanted.len() => granted,
@@ -102,7 +101,7 @@ impl Shared {
         let mut owners: Vec<usize> = Vec::new();
         for (position, (wanted, granted)) in wanted.iter().zip(&granted).enumerate() {
             if let (Ok(granted), true) = (granted, self.files.is_here()) {
-                self.files.begin_put(&wanted.item.key, granted.generation);
+                self.files.begin_put(wanted.object.key, granted.generation);
             }
             results[wanted.index] = plan_put(wanted, granted, &mut moves);
             owners.resize(moves.len(), position);
@@ -126,7 +125,7 @@ impl Shared {
             } else if error.kind() == ErrorKind::LeaseExpired {
                 peer_failed.insert(*owner);
             }
-            let key = shown(&wanted[*owner].item.key);
+            let key = shown(wanted[*owner].object.key);
             results[wanted[*owner].index] =
                 Err(error.with("key", key).with("endpoint", wanted_move.endpoint));
         }
@@ -156,11 +155,11 @@ impl Shared {
                 Place::Memory(_) => None,
             });
             let Some(path) = file else { continue };
-            let (key, ranges) = (&wanted.item.key, wanted.object.ranges);
+            let Object { key, ranges } = wanted.object;
             let is_queued = results[wanted.index].is_ok()
                 && self.queue_file(key, path, granted.generation, ranges);
             if !is_queued {
-                unwritten.push(key.clone());
+                unwritten.push(key.to_vec());
             }
         }
         if !unwritten.is_empty() {
@@ -187,8 +186,8 @@ impl Shared {
                 (Err(_), _) => {}
             }
         }
-        let keys_of = |positions: &[usize]| -> Vec<Key> {
-            positions.iter().map(|position| wanted[*position].item.key.clone()).collect()
+        let keys_of = |positions: &[usize]| -> Vec<&[u8]> {
+            positions.iter().map(|position| wanted[*position].object.key).collect()
         };
         if !good.is_empty() {
             match self.calls.put_end(&keys_of(&good), deadline) {
@@ -196,9 +195,9 @@ impl Shared {
                     for (position, ended) in good.iter().zip(ended) {
                         let wanted = wanted[*position];
                         match ended {
-                            Ok(()) => self.remember(&wanted.item, &granted[*position]),
+                            Ok(()) => self.remember(&wanted.object, &granted[*position]),
                             Err(refusal) => {
-                                results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+                                results[wanted.index] = Err(refused(refusal, wanted.object.key));
                             }
                         }
                     }
@@ -221,7 +220,7 @@ impl Shared {
     }
 
     /// Notes what the own segments hold now; the master's word on it may come late.
-    fn remember(&self, item: &PutItem, granted: &Outcome<Granted>) {
+    fn remember(&self, object: &Object<'_>, granted: &Outcome<Granted>) {
         let Ok(granted) = granted else { return };
         if granted.generation == 0 {
             return;
@@ -233,12 +232,13 @@ impl Shared {
             Place::Disk { .. } => None,
         };
         for (segment, address) in granted.replicas.iter().filter_map(own) {
+            let PutItem { key, slices } = put_item(object);
             self.held.lock().add(HeldObject {
-                key: item.key.clone(),
+                key,
                 generation: granted.generation,
                 segment,
                 address,
-                slices: item.slices.clone(),
+                slices,
                 soft_pin: false,
             });
         }
@@ -257,13 +257,13 @@ impl Shared {
         if doubtful.is_empty() {
             return;
         }
-        let keys: Vec<Key> = doubtful.iter().map(|wanted| wanted.item.key.clone()).collect();
+        let keys: Vec<&[u8]> = doubtful.iter().map(|wanted| wanted.object.key).collect();
         match self.calls.exists(&keys, deadline) {
             Ok(answers) => {
                 for (wanted, answer) in doubtful.iter().zip(answers) {
                     if answer != Ok(true) {
                         let refusal = Refusal::REPLICA_IS_NOT_READY;
-                        results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+                        results[wanted.index] = Err(refused(refusal, wanted.object.key));
                     }
                 }
             }
@@ -277,13 +277,14 @@ impl Shared {
 
     fn count_puts(&self, objects: &[Object<'_>], options: &PutOptions, results: &[Result<()>]) {
         let metrics = &self.metrics;
-        for (object, result) in objects.iter().zip(results) {
+        let good = || objects.iter().zip(results).filter(|(_, result)| result.is_ok());
+        let bytes = |(object, _): (&Object<'_>, _)| total(object.ranges);
+        let bytes = good().map(bytes).fold(0, u64::saturating_add);
+        metrics.puts.inc_by(good().count() as u64);
+        metrics.bytes_put.inc_by(bytes.saturating_mul(options.replica_num.max(1)));
+        for result in results {
             match result {
-                Ok(()) => {
-                    metrics.puts.inc();
-                    let copies = options.replica_num.max(1);
-                    metrics.bytes_put.inc_by(total(object.ranges).saturating_mul(copies));
-                }
+                Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::ObjectExists => {
                     metrics.puts_existing.inc();
                 }
@@ -301,7 +302,7 @@ fn plan_put<'g>(
     granted: &'g Outcome<Granted>,
     moves: &mut Vec<Move<'g>>,
 ) -> Result<()> {
-    let key = &wanted.item.key;
+    let key = wanted.object.key;
     let granted = granted.as_ref().map_err(|refusal| refused(*refusal, key))?;
     let bytes = total(wanted.object.ranges);
     let mut replicas = 0;
@@ -335,11 +336,11 @@ fn tell_repeated(wanted: &[Wanted<'_>], results: &mut [Result<()>]) {
         return;
     }
     let done = wanted.iter().filter(|wanted| results[wanted.index].is_ok());
-    let done: HashSet<&Key> = done.map(|wanted| &wanted.item.key).collect();
+    let done: HashSet<&[u8]> = done.map(|wanted| wanted.object.key).collect();
     for wanted in wanted {
-        if is_not_ready(&results[wanted.index]) && done.contains(&wanted.item.key) {
+        if is_not_ready(&results[wanted.index]) && done.contains(wanted.object.key) {
             let refusal = Refusal::OBJECT_ALREADY_EXISTS;
-            results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+            results[wanted.index] = Err(refused(refusal, wanted.object.key));
         }
     }
 }
