@@ -3,11 +3,13 @@
 
     bench/store.py                 about two minutes
     bench/store.py --time-ms 2000  longer
+    bench/store.py --size 4096     only objects of so many bytes; may be given again
 
 Each pairing has a master of its own, a process that gives the memory, and one client that puts,
 looks up and gets through the C API (ours) or the wheel (upstream's). The pairings take turns, so that
 a disturbance of the machine meets all of them; the figures are medians over the rounds, with minimum
-and maximum. What comes back is compared with what was put.
+and maximum: objects a second, the median time of a call, and processor time of the measured process for
+an object, all its threads together. What comes back is compared with what was put.
 """
 
 import argparse
@@ -186,7 +188,7 @@ class UpstreamCalls:
 
 
 def measure(calls, size, batch, time_ms, turn):
-    """Objects a second of each operation, and the median time of one call."""
+    """Of each operation: objects a second, the median time of one call, processor time of an object."""
     length = size * batch
     source = (ctypes.c_char * length).from_buffer_copy(os.urandom(min(length, MIB))
                                                        * (length // min(length, MIB)))
@@ -196,6 +198,7 @@ def measure(calls, size, batch, time_ms, turn):
         calls.register(address, length)
     rounds = max(1, min(64, IN_POOL // length))
     times = {"put": [], "exists": [], "get": []}
+    spent = dict.fromkeys(times, 0.0)
     failures = number = 0
     end = time.monotonic() + time_ms / 1000
     while True:
@@ -206,11 +209,13 @@ def measure(calls, size, batch, time_ms, turn):
             place = places.get(operation, places["put"])
             made = [calls.prepare(some, place, size) for some in keys]
             call = getattr(calls, operation)
+            processor = time.process_time()
             for one in made:
                 began = time.perf_counter()
                 failed = call(one)
                 times[operation].append(time.perf_counter() - began)
                 failures += bool(failed)
+            spent[operation] += time.process_time() - processor
         left = rounds * batch
         clean_end = time.monotonic() + 10
         while left > 0 and time.monotonic() < clean_end:
@@ -221,7 +226,8 @@ def measure(calls, size, batch, time_ms, turn):
     right = ctypes.string_at(places["put"], length) == ctypes.string_at(places["get"], length)
     for address in places.values():
         calls.unregister(address)
-    rates = {name: [batch * len(some) / sum(some), statistics.median(some) * 1e6]
+    rates = {name: [batch * len(some) / sum(some), statistics.median(some) * 1e6,
+                    spent[name] / (batch * len(some)) * 1e6]
              for name, some in times.items()}
     return {"rates": rates, "failures": failures, "right": right}
 
@@ -244,7 +250,7 @@ def run(options):
                 print(f"skipped: {name}: {reason}")
         figures = {}
         for turn in range(options.rounds):
-            for size in SIZES:
+            for size in options.size or SIZES:
                 for batch in BATCHES:
                     if size * batch > IN_POOL:
                         continue
@@ -267,23 +273,28 @@ def run(options):
 
 
 def show(figures, names):
-    print("| object | batch | operation | " + " | ".join(f"{n}, objects/s (p50 us)" for n in names)
-          + " | ours / upstream |")
+    heads = [f"{name}, objects/s (p50 us; processor us)" for name in names]
+    print("| object | batch | operation | " + " | ".join(heads) + " | ours / upstream, processor time |")
     print("| --- | --- | --- |" + " --- |" * (len(names) + 1))
     for (size, batch, operation), by_name in figures.items():
-        cells, medians = [], {}
+        cells, medians, costs = [], {}, {}
         for name in names:
-            rates = [rate for rate, _ in by_name.get(name, [])]
+            rates = [rate for rate, *_ in by_name.get(name, [])]
             if not rates:
                 cells.append("-")
                 continue
             medians[name] = statistics.median(rates)
-            middle = statistics.median(p50 for _, p50 in by_name[name])
-            cells.append(f"{medians[name]:,.0f} [{min(rates):,.0f}..{max(rates):,.0f}] ({middle:,.0f})")
+            middle = statistics.median(p50 for _, p50, _ in by_name[name])
+            costs[name] = statistics.median(cost for *_, cost in by_name[name])
+            cells.append(f"{medians[name]:,.0f} [{min(rates):,.0f}..{max(rates):,.0f}] "
+                         f"({middle:,.0f}; {costs[name]:.1f})")
         # On the same wire.
-        ours = medians.get("ours tcp client, ours master")
-        theirs = medians.get("upstream client, upstream master")
-        ratio = f"{ours / theirs:.1f}" if ours and theirs else "-"
+        names_compared = ("ours tcp client, ours master", "upstream client, upstream master")
+        ours, theirs = (medians.get(name) for name in names_compared)
+        ratio = "-"
+        if ours and theirs:
+            cost, other = (costs[name] for name in names_compared)
+            ratio = f"{ours / theirs:.1f}, {cost / other:.2f}" if other else f"{ours / theirs:.1f}"
         label = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
         print(f"| {label} | {batch} | {operation} | " + " | ".join(cells) + f" | {ratio} |")
 
@@ -308,7 +319,7 @@ def show_same_host(figures):
         here, tcp = (by_name.get(f"{name} client, ours master") for name in ("ours", "ours tcp"))
         if size < MIB or not here or not tcp or operation not in ("put", "get"):
             continue
-        rate, other = (statistics.median(r for r, _ in found) * size for found in (here, tcp))
+        rate, other = (statistics.median(r for r, *_ in found) * size for found in (here, tcp))
         print(f"| {size // MIB} MiB | {batch} | {operation} | {rate / 1e9:.2f} | "
               f"{rate / memcpy_rate(size):.2f} | {rate / other:.2f} |")
 
@@ -317,6 +328,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--time-ms", type=int, default=500)
+    parser.add_argument("--size", type=int, action="append")
     parser.add_argument("--role", choices=["hold", "measure"])
     parser.add_argument("--kind")
     parser.add_argument("--master")

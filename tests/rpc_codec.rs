@@ -16,11 +16,14 @@ use std::path::PathBuf;
 
 use calls::Maker;
 use mooncake::pool::object::{PutItem, PutOptions};
-use mooncake::rpc::dialect::{self, Dialect};
+use mooncake::pool::outcome::Outcome;
+use mooncake::pool::replica::{Located, LocatedView};
+use mooncake::rpc::dialect::{self, Asked, Dialect};
 use mooncake::rpc::frame::{
     Fault, ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES,
 };
-use mooncake::rpc::message::{Call, Method};
+use mooncake::rpc::look::{is_look, Seen, Sights};
+use mooncake::rpc::message::{Call, Method, Reply};
 use peak_alloc::peak_of;
 use random::Random;
 
@@ -53,6 +56,86 @@ fn random_calls_and_answers_survive_both_dialects() {
     }
 }
 
+/// Answers as an index would tell them.
+struct Told(Vec<Outcome<Located>>);
+
+impl Sights for Told {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn sight(&self, at: usize) -> Outcome<LocatedView<'_>> {
+        self.0[at].as_ref().map(LocatedView::from).map_err(|refusal| *refusal)
+    }
+}
+
+#[test]
+fn what_a_look_has_seen_is_written_like_the_answer() {
+    let mut random = Random::for_test("what_a_look_has_seen_is_written_like_the_answer");
+    for dialect in DIALECTS {
+        let write = |method, reply: &Reply, seen: &Seen<'_>| {
+            let (mut answered, mut shown) = (b"kept".to_vec(), b"kept".to_vec());
+            dialect::encode_reply(dialect, method, reply, &mut answered).unwrap();
+            dialect::encode_seen(dialect, method, seen, &mut shown).unwrap();
+            assert_eq!(shown, answered, "{dialect} {method:?} {}", seen.count());
+        };
+        for count in [0, 1, 2, 64, 255, 256, 300] {
+            let found: Vec<bool> = (0..count).map(|_| random.chance(50)).collect();
+            let reply = Reply::BatchExists(found.iter().copied().map(Ok).collect());
+            write(Method::BatchExists, &reply, &Seen::Exists(&found));
+            let keys = vec![b"key".to_vec(); count];
+            let mut maker = Maker { random: &mut random, dialect };
+            let Reply::BatchLocated(all) = maker.reply(&Call::BatchLookup(keys)) else { panic!() };
+            let told = Told(all.clone());
+            write(Method::BatchLookup, &Reply::BatchLocated(all.clone()), &Seen::Located(&told));
+            let Some(one) = all.into_iter().next() else { continue };
+            write(Method::Exists, &Reply::Exists(Ok(found[0])), &Seen::Exists(&found[..1]));
+            let told = Told(vec![one.clone()]);
+            write(Method::Lookup, &Reply::Located(one), &Seen::Located(&told));
+        }
+        // What does not fit the call is a defect of the service; nothing of it is written.
+        let mut out = b"kept".to_vec();
+        for (method, found) in [(Method::Exists, 2), (Method::Lookup, 1), (Method::BatchLookup, 1)]
+        {
+            let found = vec![true; found];
+            let seen = Seen::Exists(&found);
+            assert!(dialect::encode_seen(dialect, method, &seen, &mut out).is_err());
+        }
+        assert_eq!(out, b"kept");
+    }
+}
+
+#[test]
+fn a_look_has_the_keys_of_the_call() {
+    let mut random = Random::for_test("a_look_has_the_keys_of_the_call");
+    for dialect in DIALECTS {
+        let mut maker = Maker { random: &mut random, dialect };
+        for method in Method::ALL.into_iter().cycle().take(2000) {
+            if !maker.methods().contains(&method) {
+                continue;
+            }
+            let call = maker.call(method);
+            let mut body = Vec::new();
+            let function = dialect::encode_request(dialect, &call, &mut body).unwrap();
+            let (of, asked) =
+                dialect::decode_asked(function, &body, Dialect::Upstream0_3_7).unwrap();
+            match asked {
+                Asked::Look(look) => {
+                    assert!(is_look(method));
+                    assert_eq!((of, look.method, look.to_call()), (dialect, method, call));
+                    let range = body.as_ptr_range();
+                    let mut keys = look.keys.iter().filter(|key| !key.is_empty());
+                    assert!(keys.all(|key| range.contains(&key.as_ptr())));
+                }
+                Asked::Call(other) => {
+                    assert!(!is_look(method));
+                    assert_eq!((of, other), (dialect, call));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_a_dialect_cannot_say_is_refused_and_named() {
     let refused = [
@@ -70,7 +153,7 @@ fn what_a_dialect_cannot_say_is_refused_and_named() {
         assert!(dialect::encode_request(Dialect::Native, &call, &mut out).is_ok());
     }
     // An answer of another kind is a defect of the service, not of the wire.
-    let reply = mooncake::rpc::message::Reply::RemovedAll(1);
+    let reply = Reply::RemovedAll(1);
     let mut out = Vec::new();
     assert!(dialect::encode_reply(Dialect::Native, Method::Exists, &reply, &mut out).is_err());
     assert!(out.is_empty());

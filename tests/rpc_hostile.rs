@@ -305,11 +305,14 @@ fn a_caller_that_ends_its_side_still_gets_what_was_served() {
     Raw::connect(address).check(0);
 }
 
-/// Times that a thread of the server gave up the processor, which it does once for every wake-up.
-fn wake_ups() -> Vec<u64> {
-    let mut counts = Vec::new();
+/// Of the threads of the server: how often each gave up the processor, which it does once for every
+/// wake-up, and the ticks of processor time of all.
+fn activity() -> (Vec<u64>, u64) {
+    let (mut counts, mut ticks) = (Vec::new(), 0);
     for task in fs::read_dir("/proc/self/task").unwrap() {
-        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+        let path = task.unwrap().path();
+        let read = |name: &str| fs::read_to_string(path.join(name)).unwrap_or_default();
+        let (status, stat) = (read("status"), read("stat"));
         let value = |name: &str| {
             status
                 .lines()
@@ -319,9 +322,11 @@ fn wake_ups() -> Vec<u64> {
         };
         if value("Name:").is_some_and(|name| name.starts_with("mc-rpc-")) {
             counts.push(value("voluntary_ctxt_switches:").unwrap().parse().unwrap());
+            let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+            ticks += fields.map(|field| field.parse::<u64>().unwrap()).sum::<u64>();
         }
     }
-    counts
+    (counts, ticks)
 }
 
 #[test]
@@ -338,12 +343,18 @@ fn without_requests_the_threads_sleep() {
     let (_server, address) = start(ServerOptions { threads: 2, ..Default::default() }, &service);
     let mut callers: Vec<Raw> = (0..6).map(|_| Raw::connect(address)).collect();
     callers.iter_mut().for_each(|caller| caller.check(0));
+    // One of them has had an answer that came later, and says nothing since.
+    assert!(callers[0].send(&frame(9, D7, &exists(LATER))));
+    assert_eq!(callers[0].reply().0.seq, 9);
     // The time to look out passes, then nothing happens any more.
     std::thread::sleep(Duration::from_millis(300));
-    let before = wake_ups();
+    let (before, ticks_before) = activity();
     assert_eq!(before.len(), 2);
     std::thread::sleep(Duration::from_millis(700));
-    assert_eq!(wake_ups(), before);
+    let (after, ticks) = activity();
+    assert_eq!(after, before);
+    // A thread that goes round without sleeping uses a hundred in a second, or its share.
+    assert!(ticks - ticks_before < 5, "{} ticks", ticks - ticks_before);
     callers.iter_mut().for_each(|caller| caller.check(1));
-    until("a wake-up", || wake_ups() != before);
+    until("a wake-up", || activity().0 != before);
 }

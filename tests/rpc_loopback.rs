@@ -21,10 +21,13 @@ use std::time::{Duration, Instant};
 use calls::Maker;
 use mooncake::error::ErrorKind;
 use mooncake::net::port::PortRule;
+use mooncake::pool::outcome::Refusal;
 use mooncake::rpc::client::{ClientOptions, MasterClient};
-use mooncake::rpc::dialect::Dialect;
+use mooncake::rpc::dialect::{self, Dialect};
+use mooncake::rpc::frame::Fault;
+use mooncake::rpc::look::{Look, Seen};
 use mooncake::rpc::message::{Call, Reply};
-use mooncake::rpc::server::{Port, Server, ServerOptions, Service};
+use mooncake::rpc::server::{Caller, Port, Replier, Server, ServerOptions, Service};
 use random::Random;
 use rpc_service::*;
 
@@ -56,6 +59,55 @@ fn every_call_in_both_dialects_answered_at_once_and_later() {
                 assert!(service.script.lock().unwrap().is_none());
             }
         }
+    }
+}
+
+/// Answers looks as an index does, without a call of its own.
+struct Looking;
+
+impl Service for Looking {
+    fn serve(&self, call: Call, _: Caller, replier: Replier) {
+        replier.answer(&call.refuse(Refusal::NOT_SUPPORTED));
+    }
+
+    fn look(&self, look: Look<'_>, _: Caller, replier: Replier) {
+        let found: Vec<bool> = look.keys.iter().map(|key| key.starts_with(b"y")).collect();
+        match look.keys.first() {
+            Some(&b"panic") => panic!("as the test asked"),
+            Some(&b"later") => {
+                std::thread::spawn(move || replier.show(&Seen::Exists(&found)));
+            }
+            _ => replier.show(&Seen::Exists(&found)),
+        }
+    }
+}
+
+#[test]
+fn looks_are_answered_where_they_lie() {
+    let port = Port { bind: Some(LOCAL), rule: PortRule::Fixed(0), dialect: D7 };
+    let options = ServerOptions { threads: 1, ..Default::default() };
+    let server = Server::start(options, &[port], Arc::new(Looking)).unwrap();
+    let mut raw = Raw::connect(server.addresses()[0]);
+    let mut ask = |dialect, call: &Call| {
+        assert!(raw.send(&frame(3, dialect, call)));
+        let (header, body) = raw.reply();
+        assert_eq!(header.seq, 3);
+        match header.fault {
+            0 => Ok(dialect::decode_reply(dialect, call.method(), &body).unwrap()),
+            fault => Err(fault),
+        }
+    };
+    for dialect in [Dialect::Native, D7] {
+        for keys in [vec![], vec![&b"yes"[..]], vec![b"no", b"y", b""], vec![b"later", b"y"]] {
+            let call = Call::BatchExists(keys.iter().map(|key| key.to_vec()).collect());
+            let expected = keys.iter().map(|key| Ok(key.starts_with(b"y"))).collect();
+            assert_eq!(ask(dialect, &call), Ok(Reply::BatchExists(expected)));
+        }
+        assert_eq!(ask(dialect, &exists(b"yes")), Ok(yes()));
+        assert_eq!(ask(dialect, &exists(b"panic")), Err(Fault::THREW));
+        // An answer of another kind.
+        assert_eq!(ask(dialect, &Call::Lookup(b"yes".to_vec())), Err(Fault::THREW));
+        assert_eq!(ask(dialect, &exists(b"no")), Ok(Reply::Exists(Ok(false))));
     }
 }
 

@@ -20,9 +20,11 @@ use super::latency::{Latencies, Times};
 use super::notices::Notices;
 use super::state::{Operation, Outlet, State, Step, Tally, Waiting, VALUE_SIZE_BOUNDS};
 use super::view::{Figures, JournalFigures, SegmentView, View};
+use crate::limits;
 use crate::pool::identity::ClientId;
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::Replica;
+use crate::rpc::look::Look;
 use crate::rpc::message::{Call, Method, Reply};
 use crate::rpc::server::{Caller, Replier, Service};
 
@@ -248,6 +250,25 @@ impl Service for Master {
                 self.inbox.write(|letters| letters.parked.push(parked));
             }
         }
+    }
+
+    fn look(&self, look: Look<'_>, caller: Caller, replier: Replier) {
+        if look.keys.len() > limits::STORE_BATCH_MAX {
+            // Refused there, with an entry for each key.
+            return self.serve(look.to_call(), caller, replier);
+        }
+        let began = Instant::now();
+        if !self.leads() {
+            return replier.fail(LEADS_NO_MORE);
+        }
+        self.state.look(began, &look, |seen| {
+            // As late as can be: what was true when the call came may be so no longer.
+            if !self.leads() {
+                return replier.fail(LEADS_NO_MORE);
+            }
+            self.latencies.observe(look.method, began.elapsed());
+            replier.show(seen);
+        });
     }
 }
 

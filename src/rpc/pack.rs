@@ -5,6 +5,8 @@
 //! may have it or not, any width, and bytes behind the last field. Nothing is allocated by a count
 //! before the bytes left were seen to be enough for it.
 
+use smallvec::SmallVec;
+
 use super::shape::Shape;
 
 /// Bit of the first word: a byte about the form follows.
@@ -64,8 +66,18 @@ pub fn code_of(body: &[u8]) -> Option<u32> {
 /// Appends a body. `write` is called once for each width that has to be tried, and must do the
 /// same each time.
 pub fn encode(typed: &Typed, out: &mut Vec<u8>, write: impl Fn(&mut Writer<'_>)) {
+    encode_from(typed, 0, out, write);
+}
+
+/// The same for a body of which one length is known before: narrower widths are not tried.
+pub fn encode_from(
+    typed: &Typed,
+    length: usize,
+    out: &mut Vec<u8>,
+    write: impl Fn(&mut Writer<'_>),
+) {
     let start = out.len();
-    let mut width = 0;
+    let mut width = width_of(length);
     loop {
         out.extend_from_slice(&(typed.code | HAS_FORM).to_le_bytes());
         out.push(HAS_LITERAL | width << 3);
@@ -114,6 +126,7 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    #[inline]
     fn raw(&mut self, bytes: &[u8]) {
         if self.fits {
             self.out.extend_from_slice(bytes);
@@ -121,16 +134,25 @@ impl Writer<'_> {
     }
 
     /// One byte.
+    #[inline]
     pub fn u8(&mut self, value: u8) {
         self.raw(&[value]);
     }
 
+    /// Some fields together that are never anything but these bytes.
+    #[inline]
+    pub fn fixed<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.raw(&bytes);
+    }
+
     /// A truth, also the mark before a result or an option.
+    #[inline]
     pub fn bool(&mut self, value: bool) {
         self.raw(&[value.into()]);
     }
 
     /// Four bytes, signed.
+    #[inline]
     pub fn i32(&mut self, value: i32) {
         self.raw(&value.to_le_bytes());
     }
@@ -151,19 +173,27 @@ impl Writer<'_> {
     }
 
     /// Eight bytes.
+    #[inline]
     pub fn u64(&mut self, value: u64) {
         self.raw(&value.to_le_bytes());
     }
 
     /// How many elements follow.
+    #[inline]
     pub fn count(&mut self, count: usize) {
         self.longest = self.longest.max(count);
         self.fits &= width_of(count) <= self.width;
-        let bytes = (count as u64).to_le_bytes();
-        self.raw(&bytes[..1 << self.width]);
+        // The narrow ones are nearly all, and a copy of a length that is known is one store.
+        match self.width {
+            0 => self.raw(&[count as u8]),
+            1 => self.raw(&(count as u16).to_le_bytes()),
+            2 => self.raw(&(count as u32).to_le_bytes()),
+            _ => self.raw(&(count as u64).to_le_bytes()),
+        }
     }
 
     /// A string.
+    #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.raw(bytes);
@@ -213,6 +243,7 @@ impl<'a> Reader<'a> {
         Malformed { what, at: self.at }
     }
 
+    #[inline]
     fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let rest = &self.bytes[self.at..];
         let Some(taken) = rest.get(..count) else {
@@ -222,6 +253,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    #[inline]
     fn chunk<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let mut chunk = [0; N];
         chunk.copy_from_slice(self.take(N)?);
@@ -234,6 +266,7 @@ impl<'a> Reader<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(self.chunk::<1>()?[0])
     }
@@ -278,11 +311,14 @@ impl<'a> Reader<'a> {
     }
 
     /// How many elements follow, each of at least `bytes_min` bytes, which is not 0.
+    #[inline]
     pub fn count(&mut self, bytes_min: usize) -> Result<usize, Malformed> {
-        let mut bytes = [0; 8];
-        let width = 1 << self.width;
-        bytes[..width].copy_from_slice(self.take(width)?);
-        let count = u64::from_le_bytes(bytes);
+        let count = match self.width {
+            0 => u64::from(self.u8()?),
+            1 => u64::from(self.u16()?),
+            2 => u64::from(self.u32()?),
+            _ => self.u64()?,
+        };
         let most = self.remaining() / bytes_min.max(1);
         match usize::try_from(count) {
             Ok(count) if count <= most => Ok(count),
@@ -291,6 +327,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string.
+    #[inline]
     pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let count = self.count(1)?;
         self.take(count)
@@ -300,6 +337,18 @@ impl<'a> Reader<'a> {
     /// well as they can be, so that one bad name does not spoil the list it stands in.
     pub fn text(&mut self) -> Result<String, Malformed> {
         Ok(String::from_utf8_lossy(self.bytes()?).into_owned())
+    }
+
+    /// A list of strings, where they lie.
+    pub fn strings(&mut self) -> Result<SmallVec<[&'a [u8]; 16]>, Malformed> {
+        let count = self.count(1 << self.width)?;
+        // As in `list`.
+        let reserved = self.remaining() / std::mem::size_of::<&[u8]>() + 4;
+        let mut strings = SmallVec::with_capacity(count.min(reserved));
+        for _ in 0..count {
+            strings.push(self.bytes()?);
+        }
+        Ok(strings)
     }
 
     /// A list whose elements have at least `bytes_min` bytes, not counting the lengths in them.

@@ -130,13 +130,21 @@ impl Calls {
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 
-    pub(super) fn exists(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Outcome<bool>>> {
+    pub(super) fn exists<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        deadline: Deadline,
+    ) -> Result<Vec<Outcome<bool>>> {
         self.each(keys, |part| {
             answer!(self, &Call::BatchExists(part), deadline, Reply::BatchExists)
         })
     }
 
-    pub(super) fn lookup(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Outcome<Located>>> {
+    pub(super) fn lookup<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        deadline: Deadline,
+    ) -> Result<Vec<Outcome<Located>>> {
         self.each(keys, |part| {
             answer!(self, &Call::BatchLookup(part), deadline, Reply::BatchLocated)
         })
@@ -162,14 +170,22 @@ impl Calls {
         answer!(self, &call, deadline, Reply::BatchGranted)
     }
 
-    pub(super) fn put_end(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Outcome<()>>> {
+    pub(super) fn put_end<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        deadline: Deadline,
+    ) -> Result<Vec<Outcome<()>>> {
         self.each(keys, |part| {
             let call = Call::BatchPutEnd(Some(self.client), part, ReplicaKind::Memory);
             answer!(self, &call, deadline, Reply::BatchDone)
         })
     }
 
-    pub(super) fn put_revoke(&self, keys: &[Key], deadline: Deadline) -> Result<Vec<Outcome<()>>> {
+    pub(super) fn put_revoke<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        deadline: Deadline,
+    ) -> Result<Vec<Outcome<()>>> {
         self.each(keys, |part| {
             let call = Call::BatchPutRevoke(Some(self.client), part, ReplicaKind::Memory);
             answer!(self, &call, deadline, Reply::BatchDone)
@@ -212,9 +228,9 @@ impl Calls {
     }
 
     /// In one call where the dialect has it, else one after the other.
-    pub(super) fn remove_each(
+    pub(super) fn remove_each<K: AsRef<[u8]>>(
         &self,
-        keys: &[Key],
+        keys: &[K],
         force: bool,
         deadline: Deadline,
     ) -> Result<Vec<Outcome<()>>> {
@@ -224,8 +240,9 @@ impl Calls {
                 answer!(self, &call, deadline, Reply::BatchDone)
             });
         }
-        let one = |key: &Key| {
-            answer!(self, &Call::Remove { key: key.clone(), force }, deadline, Reply::Done)
+        let one = |key: &K| {
+            let call = Call::Remove { key: key.as_ref().to_vec(), force };
+            answer!(self, &call, deadline, Reply::Done)
         };
         keys.iter().map(one).collect()
     }
@@ -244,15 +261,16 @@ impl Calls {
         count(answer!(self, &Call::RemoveAll { force }, deadline, Reply::RemovedAll)?)
     }
 
-    /// Makes a batched call in parts of bounded size and joins the answers.
-    fn each<T>(
+    /// Makes a batched call in parts of bounded size and joins the answers. The keys are copied
+    /// once, into the calls.
+    fn each<K: AsRef<[u8]>, T>(
         &self,
-        keys: &[Key],
+        keys: &[K],
         call: impl Fn(Vec<Key>) -> Result<Vec<Outcome<T>>>,
     ) -> Result<Vec<Outcome<T>>> {
-        let mut answers = Vec::with_capacity(keys.len());
-        for part in parts(keys, |key| key.len()) {
-            let got = call(part.to_vec())?;
+        let mut answers = Vec::new();
+        for part in parts(keys, |key| key.as_ref().len()) {
+            let got = call(part.iter().map(|key| key.as_ref().to_vec()).collect())?;
             if got.len() != part.len() {
                 return Err(Error::new(
                     ErrorKind::Protocol,
@@ -261,7 +279,10 @@ impl Calls {
                 .with("asked", part.len())
                 .with("answered", got.len()));
             }
-            answers.extend(got);
+            match answers.is_empty() {
+                true => answers = got,
+                false => answers.extend(got),
+            }
         }
         Ok(answers)
     }

@@ -23,7 +23,7 @@ use super::held::Held;
 use super::metrics::StoreMetrics;
 use super::mover::{Move, Mover};
 use super::own::OwnMemory;
-use super::plan::{check_key, Object, Range};
+use super::plan::{check_key, Object, Range, Ranges};
 
 /// A client of the store. Clones are handles to the same client; it ends with the last one, or
 /// earlier by [`Store::close`]. Every method may be called from any thread.
@@ -193,7 +193,7 @@ impl Store {
             &[key],
             &mut |_, size| {
                 bytes = zeroed(usize::try_from(size).unwrap_or(usize::MAX))?;
-                Ok(vec![Range::of_mut(&mut bytes)])
+                Ok(Ranges::from_iter([Range::of_mut(&mut bytes)]))
             },
             None,
             shared.deadline(None),
@@ -214,7 +214,7 @@ impl Store {
         let keys: Vec<&[u8]> = objects.iter().map(|object| object.key).collect();
         let mut target = |index: usize, _: u64| {
             let object = objects.get(index);
-            Ok(object.map(|object| object.ranges.to_vec()).unwrap_or_default())
+            Ok(object.map(|object| Ranges::from_slice(object.ranges)).unwrap_or_default())
         };
         Ok(shared.get_objects(&keys, &mut target, None, shared.deadline(timeout)))
     }
@@ -242,12 +242,12 @@ impl Store {
             false => None,
         };
         let mut target = |index: usize, size: u64| {
-            let Some(place) = lent.get_mut(index) else { return Ok(Vec::new()) };
+            let Some(place) = lent.get_mut(index) else { return Ok(Ranges::new()) };
             *place = None;
             let buffer = shared.buffers.lend(usize::try_from(size).unwrap_or(usize::MAX))?;
             let range = buffer.range();
             *place = Some(buffer);
-            Ok(vec![range])
+            Ok(Ranges::from_iter([range]))
         };
         let results = shared.get_objects(keys, &mut target, view, shared.deadline(timeout));
         let missing = || Error::new(ErrorKind::Internal, "an object without its buffer");
@@ -566,15 +566,15 @@ pub(super) fn check_count(count: usize) -> Result<()> {
 /// Checks the keys, makes one call for the good ones, and puts the answers where they belong.
 fn each<T>(
     keys: &[&[u8]],
-    call: impl FnOnce(&[Key]) -> Result<Vec<Result<T>>>,
+    call: impl FnOnce(&[&[u8]]) -> Result<Vec<Result<T>>>,
 ) -> Result<Vec<Result<T>>> {
     check_count(keys.len())?;
     let checked: Vec<Result<()>> = keys.iter().map(|key| check_key(key)).collect();
-    let good: Vec<Key> = keys
+    let good: Vec<&[u8]> = keys
         .iter()
         .zip(&checked)
         .filter(|(_, checked)| checked.is_ok())
-        .map(|(key, _)| key.to_vec())
+        .map(|(key, _)| *key)
         .collect();
     let mut answers = if good.is_empty() { Vec::new() } else { call(&good)? }.into_iter();
     let missing = || Err(plain(crate::pool::outcome::Refusal::INTERNAL_ERROR));

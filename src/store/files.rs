@@ -327,7 +327,7 @@ impl Shared {
     /// Queues the value of an object that was put; false where it will not be written.
     pub(super) fn queue_file(
         &self,
-        key: &Key,
+        key: &[u8],
         path: &str,
         generation: u64,
         ranges: &[Range],
@@ -339,7 +339,7 @@ impl Shared {
         queued
     }
 
-    fn try_queue(&self, key: &Key, path: &str, generation: u64, ranges: &[Range]) -> bool {
+    fn try_queue(&self, key: &[u8], path: &str, generation: u64, ranges: &[Range]) -> bool {
         let Ok(size) = usize::try_from(total(ranges)) else { return false };
         if !self.files.has_room(size) {
             return false;
@@ -353,7 +353,7 @@ impl Shared {
             }
             rest = after;
         }
-        let job = Job { key: key.clone(), path: path.to_owned(), generation, value };
+        let job = Job { key: key.to_vec(), path: path.to_owned(), generation, value };
         self.files.submit(job).is_ok()
     }
 

@@ -8,9 +8,10 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::pool::object::Key;
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Located, Place, Replica, ReplicaStatus};
 use crate::time::Deadline;
@@ -20,11 +21,11 @@ use super::calls::parts;
 use super::client::Shared;
 use super::failure::{refused, shown};
 use super::mover::{Direction, Move};
-use super::plan::{check_key, memory_of, pair, readable, total, Range};
+use super::plan::{check_key, memory_of, pair, readable, total, Ranges};
 use super::put::is_peers_fault;
 
 /// Where an object of a batch goes: asked with its position and size once the size is known.
-pub(super) type Target<'t> = dyn FnMut(usize, u64) -> Result<Vec<Range>> + 't;
+pub(super) type Target<'t> = dyn FnMut(usize, u64) -> Result<Ranges> + 't;
 
 /// Asked first whether an object can be had without reading it: its size if so.
 pub(super) type View<'t> = dyn FnMut(usize, &Located) -> Option<u64> + 't;
@@ -40,8 +41,8 @@ struct ReadFrom {
 struct Read<'a> {
     index: usize,
     bytes: u64,
-    target: Vec<Range>,
-    replicas: Vec<&'a Replica>,
+    target: Ranges,
+    replicas: SmallVec<[&'a Replica; 2]>,
     /// Which of them is next.
     next: usize,
     generation: u64,
@@ -58,8 +59,8 @@ impl Shared {
         mut view: Option<&mut View<'_>>,
         deadline: Deadline,
     ) -> Vec<Result<u64>> {
-        let unread = || Err(Error::new(ErrorKind::LeaseExpired, "the lease ended every time"));
-        let mut results: Vec<Result<u64>> = keys.iter().map(|_| unread()).collect();
+        let unread = Error::new(ErrorKind::LeaseExpired, "the lease ended every time");
+        let mut results: Vec<Result<u64>> = vec![Err(unread); keys.len()];
         let mut open: Vec<usize> = Vec::with_capacity(keys.len());
         for (index, key) in keys.iter().enumerate() {
             match check_key(key) {
@@ -100,7 +101,7 @@ impl Shared {
         read_before: &mut HashMap<usize, ReadFrom>,
         results: &mut [Result<u64>],
     ) -> Vec<usize> {
-        let names: Vec<Key> = wave.chunk.iter().map(|i| wave.keys[*i].to_vec()).collect();
+        let names: Vec<&[u8]> = wave.chunk.iter().map(|index| wave.keys[*index]).collect();
         let asked = Instant::now();
         let located = match self.calls.lookup(&names, wave.deadline) {
             Ok(located) => located,
@@ -280,12 +281,12 @@ impl Shared {
     }
 
     fn count_gets(&self, results: &[Result<u64>]) {
+        let good = || results.iter().flatten();
+        self.metrics.gets.inc_by(good().count() as u64);
+        self.metrics.bytes_got.inc_by(good().sum());
         for result in results {
             match result {
-                Ok(bytes) => {
-                    self.metrics.gets.inc();
-                    self.metrics.bytes_got.inc_by(*bytes);
-                }
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::ObjectNotFound => {
                     self.metrics.gets_missed.inc();
                 }

@@ -1,5 +1,7 @@
 //! From objects and their replicas to moves. Pure.
 
+use smallvec::SmallVec;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::pool::object::PutItem;
@@ -29,6 +31,9 @@ impl Range {
     }
 }
 
+/// Ranges one after the other; nearly always one.
+pub(super) type Ranges = SmallVec<[Range; 1]>;
+
 /// An object and the local memory that it comes from or goes to, in one or more ranges one after
 /// the other.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +58,8 @@ pub(super) fn check_key(key: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Checks an object that is to be put and describes it to the master.
-pub(super) fn put_item(object: &Object<'_>) -> Result<PutItem> {
+/// Checks an object that is to be put.
+pub(super) fn check_object(object: &Object<'_>) -> Result<()> {
     check_key(object.key)?;
     let bytes = total(object.ranges);
     if bytes == 0 {
@@ -66,13 +71,26 @@ pub(super) fn put_item(object: &Object<'_>) -> Result<PutItem> {
             .with("key", shown(object.key))
             .with("length_bytes", bytes));
     }
-    Ok(PutItem::new(object.key.to_vec(), slices(object.ranges)))
+    Ok(())
+}
+
+/// What the master is told of an object that was checked.
+pub(super) fn put_item(object: &Object<'_>, group: &str) -> PutItem {
+    let mut item = PutItem::new(object.key.to_vec(), slices(object.ranges));
+    item.group = group.as_bytes().to_vec();
+    item
+}
+
+/// Bytes of that in a call, or somewhat more, without the name of its group.
+pub(super) fn item_bytes(object: &Object<'_>) -> usize {
+    let cuts = (total(object.ranges) / limits::STORE_SLICE_BYTES_MAX) as usize;
+    object.key.len() + 8 * (object.ranges.len() + cuts)
 }
 
 /// Cuts ranges as readers of upstream 0.3.7 expect it: each range for itself, into slices of at
 /// most [`limits::STORE_SLICE_BYTES_MAX`]. Readers of ours take any cut.
-fn slices(ranges: &[Range]) -> Vec<u64> {
-    let mut slices = Vec::new();
+pub(super) fn slices(ranges: &[Range]) -> Vec<u64> {
+    let mut slices = Vec::with_capacity(ranges.len());
     for range in ranges {
         let mut rest = range.length as u64;
         while rest > 0 {
@@ -99,15 +117,17 @@ pub(super) fn memory_of(replica: &Replica) -> Option<(&[BufferRange], u64)> {
 pub(super) fn readable(
     replicas: &[Replica],
     is_near: impl Fn(&BufferRange) -> bool,
-) -> Vec<&Replica> {
+) -> SmallVec<[&Replica; 2]> {
     let complete = replicas.iter().filter(|replica| {
         replica.status == ReplicaStatus::Complete && memory_of(replica).is_some()
     });
-    let (mut near, far): (Vec<_>, Vec<_>) = complete
-        .take(limits::STORE_REPLICAS_TRIED_MAX)
-        .partition(|replica| memory_of(replica).is_some_and(|(r, _)| r.iter().all(&is_near)));
-    near.extend(far);
-    near
+    let mut readable: SmallVec<[&Replica; 2]> =
+        complete.take(limits::STORE_REPLICAS_TRIED_MAX).collect();
+    if readable.len() > 1 {
+        let is_far = |(ranges, _): (&[BufferRange], u64)| !ranges.iter().all(&is_near);
+        readable.sort_by_key(|replica| memory_of(replica).is_none_or(is_far));
+    }
+    readable
 }
 
 /// Appends the moves between local ranges and those of a replica. Neighbours on both sides become
@@ -207,7 +227,7 @@ mod tests {
     #[test]
     fn objects_are_checked() {
         let bytes = ranges(&[(0x1000, 4)]);
-        let check = |key: &[u8], ranges: &[Range]| put_item(&Object { key, ranges });
+        let check = |key: &[u8], ranges: &[Range]| check_object(&Object { key, ranges });
         assert!(check(b"k", &bytes).is_ok());
         for refused in [
             check(b"", &bytes),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::pool::object::{Key, PutItem, PutOptions};
+use crate::pool::object::{Key, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Place, Replica};
 use crate::pool::segment::HeldObject;
@@ -16,14 +16,15 @@ use super::calls::parts;
 use super::client::{check_count, Shared, Store};
 use super::failure::{grant_is_too_old, refused, shown};
 use super::mover::{Direction, Move};
-use super::plan::{memory_of, pair, put_item, total, Object};
+use super::plan::{check_object, item_bytes, memory_of, pair, put_item, slices, total, Object};
 
 /// An object of a batch that passed the checks.
 struct Wanted<'a> {
     /// Its place in the batch.
     index: usize,
     object: Object<'a>,
-    item: PutItem,
+    /// Empty where it is to stand alone.
+    group: &'a str,
 }
 
 /// How often a put whose peer failed is tried again with other room.
@@ -62,33 +63,28 @@ fn check_groups(groups: &[&str], objects: usize) -> Result<()> {
 
 impl Shared {
     /// Puts a batch; one result for each object, in their order. `groups` is empty, or as long.
-    pub(super) fn put_objects(
+    pub(super) fn put_objects<'a>(
         &self,
-        objects: &[Object<'_>],
-        groups: &[&str],
+        objects: &[Object<'a>],
+        groups: &[&'a str],
         options: &PutOptions,
         deadline: Deadline,
     ) -> Vec<Result<()>> {
         let mut results: Vec<Result<()>> = Vec::with_capacity(objects.len());
         let mut wanted = Vec::with_capacity(objects.len());
         for (index, object) in objects.iter().enumerate() {
-            let item = match options.replica_num {
+            let checked = match options.replica_num {
                 0 => Err(Error::new(ErrorKind::InvalidArgument, "no replica is asked for")),
-                _ => put_item(object),
+                _ => check_object(object),
             };
-            results.push(item.as_ref().map(|_| ()).map_err(Error::clone));
-            if let Ok(mut item) = item {
-                if let Some(group) = groups.get(index) {
-                    item.group = group.as_bytes().to_vec();
-                }
-                wanted.push(Wanted { index, object: *object, item });
+            if checked.is_ok() {
+                let group = groups.get(index).copied().unwrap_or_default();
+                wanted.push(Wanted { index, object: *object, group });
             }
+            results.push(checked);
         }
-        let item_bytes = |wanted: &Wanted<'_>| {
-            let item = &wanted.item;
-            item.key.len() + item.group.len() + 8 * item.slices.len()
-        };
-        for part in parts(&wanted, item_bytes) {
+        let bytes = |wanted: &Wanted<'_>| item_bytes(&wanted.object) + wanted.group.len();
+        for part in parts(&wanted, bytes) {
             self.put_part(part, options, deadline, &mut results);
         }
         if self.calls.is_native() {
@@ -127,7 +123,7 @@ impl Shared {
         deadline: Deadline,
         results: &mut [Result<()>],
     ) -> Vec<&'w Wanted<'a>> {
-        let items = wanted.iter().map(|wanted| wanted.item.clone()).collect();
+        let items = wanted.iter().map(|wanted| put_item(&wanted.object, wanted.group)).collect();
         let (asked, mounts) = (Instant::now(), self.own.mounts());
         let granted = match self.calls.put_start(items, options, deadline) {
             Ok(granted) if granted.len() == wanted.len() => granted,
@@ -141,7 +137,7 @@ impl Shared {
         let mut owners: Vec<usize> = Vec::new();
         for (position, (wanted, granted)) in wanted.iter().zip(&granted).enumerate() {
             if let (Ok(granted), true) = (granted, self.files.is_here()) {
-                self.files.begin_put(&wanted.item.key, granted.generation);
+                self.files.begin_put(wanted.object.key, granted.generation);
             }
             results[wanted.index] = plan_put(wanted, granted, &mut moves);
             owners.resize(moves.len(), position);
@@ -165,7 +161,7 @@ impl Shared {
             } else if error.kind() == ErrorKind::LeaseExpired {
                 peer_failed.insert(*owner);
             }
-            let key = shown(&wanted[*owner].item.key);
+            let key = shown(wanted[*owner].object.key);
             results[wanted[*owner].index] =
                 Err(error.with("key", key).with("endpoint", wanted_move.endpoint));
         }
@@ -195,11 +191,11 @@ impl Shared {
                 Place::Memory(_) => None,
             });
             let Some(path) = file else { continue };
-            let (key, ranges) = (&wanted.item.key, wanted.object.ranges);
+            let Object { key, ranges } = wanted.object;
             let is_queued = results[wanted.index].is_ok()
                 && self.queue_file(key, path, granted.generation, ranges);
             if !is_queued {
-                unwritten.push(key.clone());
+                unwritten.push(key.to_vec());
             }
         }
         if !unwritten.is_empty() {
@@ -226,8 +222,8 @@ impl Shared {
                 (Err(_), _) => {}
             }
         }
-        let keys_of = |positions: &[usize]| -> Vec<Key> {
-            positions.iter().map(|position| wanted[*position].item.key.clone()).collect()
+        let keys_of = |positions: &[usize]| -> Vec<&[u8]> {
+            positions.iter().map(|position| wanted[*position].object.key).collect()
         };
         if !good.is_empty() {
             match self.calls.put_end(&keys_of(&good), deadline) {
@@ -235,9 +231,9 @@ impl Shared {
                     for (position, ended) in good.iter().zip(ended) {
                         let wanted = wanted[*position];
                         match ended {
-                            Ok(()) => self.remember(&wanted.item, &granted[*position]),
+                            Ok(()) => self.remember(&wanted.object, &granted[*position]),
                             Err(refusal) => {
-                                results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+                                results[wanted.index] = Err(refused(refusal, wanted.object.key));
                             }
                         }
                     }
@@ -260,7 +256,7 @@ impl Shared {
     }
 
     /// Notes what the own segments hold now; the master's word on it may come late.
-    fn remember(&self, item: &PutItem, granted: &Outcome<Granted>) {
+    fn remember(&self, object: &Object<'_>, granted: &Outcome<Granted>) {
         let Ok(granted) = granted else { return };
         if granted.generation == 0 {
             return;
@@ -273,11 +269,11 @@ impl Shared {
         };
         for (segment, address) in granted.replicas.iter().filter_map(own) {
             self.held.lock().add(HeldObject {
-                key: item.key.clone(),
+                key: object.key.to_vec(),
                 generation: granted.generation,
                 segment,
                 address,
-                slices: item.slices.clone(),
+                slices: slices(object.ranges),
                 soft_pin: false,
             });
         }
@@ -296,13 +292,13 @@ impl Shared {
         if doubtful.is_empty() {
             return;
         }
-        let keys: Vec<Key> = doubtful.iter().map(|wanted| wanted.item.key.clone()).collect();
+        let keys: Vec<&[u8]> = doubtful.iter().map(|wanted| wanted.object.key).collect();
         match self.calls.exists(&keys, deadline) {
             Ok(answers) => {
                 for (wanted, answer) in doubtful.iter().zip(answers) {
                     if answer != Ok(true) {
                         let refusal = Refusal::REPLICA_IS_NOT_READY;
-                        results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+                        results[wanted.index] = Err(refused(refusal, wanted.object.key));
                     }
                 }
             }
@@ -316,13 +312,14 @@ impl Shared {
 
     fn count_puts(&self, objects: &[Object<'_>], options: &PutOptions, results: &[Result<()>]) {
         let metrics = &self.metrics;
-        for (object, result) in objects.iter().zip(results) {
+        let good = || objects.iter().zip(results).filter(|(_, result)| result.is_ok());
+        let bytes = |(object, _): (&Object<'_>, _)| total(object.ranges);
+        let bytes = good().map(bytes).fold(0, u64::saturating_add);
+        metrics.puts.inc_by(good().count() as u64);
+        metrics.bytes_put.inc_by(bytes.saturating_mul(options.replica_num.max(1)));
+        for result in results {
             match result {
-                Ok(()) => {
-                    metrics.puts.inc();
-                    let copies = options.replica_num.max(1);
-                    metrics.bytes_put.inc_by(total(object.ranges).saturating_mul(copies));
-                }
+                Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::ObjectExists => {
                     metrics.puts_existing.inc();
                 }
@@ -340,7 +337,7 @@ fn plan_put<'g>(
     granted: &'g Outcome<Granted>,
     moves: &mut Vec<Move<'g>>,
 ) -> Result<()> {
-    let key = &wanted.item.key;
+    let key = wanted.object.key;
     let granted = granted.as_ref().map_err(|refusal| refused(*refusal, key))?;
     let bytes = total(wanted.object.ranges);
     let mut replicas = 0;
@@ -374,11 +371,11 @@ fn tell_repeated(wanted: &[Wanted<'_>], results: &mut [Result<()>]) {
         return;
     }
     let done = wanted.iter().filter(|wanted| results[wanted.index].is_ok());
-    let done: HashSet<&Key> = done.map(|wanted| &wanted.item.key).collect();
+    let done: HashSet<&[u8]> = done.map(|wanted| wanted.object.key).collect();
     for wanted in wanted {
-        if is_not_ready(&results[wanted.index]) && done.contains(&wanted.item.key) {
+        if is_not_ready(&results[wanted.index]) && done.contains(wanted.object.key) {
             let refusal = Refusal::OBJECT_ALREADY_EXISTS;
-            results[wanted.index] = Err(refused(refusal, &wanted.item.key));
+            results[wanted.index] = Err(refused(refusal, wanted.object.key));
         }
     }
 }

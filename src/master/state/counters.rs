@@ -146,7 +146,10 @@ pub struct Counters {
 }
 
 pub(super) fn add(counter: &AtomicU64, count: u64) {
-    counter.fetch_add(count, Ordering::Relaxed);
+    // Most calls have no failures, and the counters are shared by all threads.
+    if count > 0 {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
 }
 
 fn failed<T>(outcomes: &[Outcome<T>]) -> (u64, Option<u64>) {
@@ -174,6 +177,11 @@ impl Counters {
             Reply::BatchGranted(outcomes) => failed(outcomes),
             Reply::BatchDone(outcomes) => failed(outcomes),
         };
+        self.count_items(operation, failed, items);
+    }
+
+    /// A call of which `failed` items failed; `items` of batched ones.
+    pub(super) fn count_items(&self, operation: Operation, failed: u64, items: Option<u64>) {
         let tally = &self.calls[operation as usize];
         add(&tally.requests, 1);
         let Some(items) = items else {

@@ -8,7 +8,7 @@
 //! Nothing here has a socket, a clock or a thread. Changes that must survive the process go to the
 //! outlet as records, in an order in which they can be replayed.
 //!
-//! Order of locks, outermost first; nobody takes two of one kind:
+//! Order of locks, outermost first; nobody waits for one while holding another of its kind:
 //! 1. `mounting` (segments come and go) or `reports`,
 //! 2. an index shard,
 //! 3. a table of groups, then the members of one,
@@ -39,6 +39,7 @@ mod restore;
 mod segments;
 mod settings;
 mod shard;
+mod sights;
 mod tick;
 
 #[cfg(test)]
@@ -232,12 +233,10 @@ impl State {
             Call::Ping(client) => Reply::Pong(Ok(self.ping(at, client))),
             Call::Exists(key) => Reply::Exists(Ok(self.exists(at, &key))),
             Call::BatchExists(keys) => {
-                Reply::BatchExists(self.each_near(&keys, |h, key| Ok(self.exists_at(at, h, key))))
+                Reply::BatchExists(self.exist_each(at, &keys).into_iter().map(Ok).collect())
             }
             Call::Lookup(key) => Reply::Located(self.lookup(at, &key)),
-            Call::BatchLookup(keys) => {
-                Reply::BatchLocated(self.each_near(&keys, |h, key| self.lookup_at(at, h, key)))
-            }
+            Call::BatchLookup(keys) => Reply::BatchLocated(self.lookup_each(at, &keys)),
             Call::LookupByPattern(pattern) => Reply::Found(self.lookup_pattern(at, &pattern)),
             Call::PutStart(owner, item, options) => {
                 return self.put_start(at, owner, vec![item], options, true);

@@ -187,7 +187,8 @@ impl State {
             shard.forget(slot);
             return Err(Denied::NoRoom);
         };
-        let name = table.cell(first.segment).map(|cell| cell.segment.name.clone());
+        let named = table.cell(first.segment).filter(|_| options.same_node);
+        let name = named.map(|cell| cell.segment.name.clone());
         if (copies.len() as u64) < options.replica_num {
             counters::add(&self.counters.partial_allocations, 1);
         }
@@ -207,7 +208,7 @@ impl State {
         object.set_last_use(LastUse { at: now, granted: false });
         object.set_pin(self.wanted_pin(options));
         self.record_put(now, &table, &object, owner);
-        let sight = self.sight(&object);
+        let sight = self.sight(&table, &object);
         shard.insert(slot, hash, object, now);
         drop(guard);
         let replicas = self.replicas(&table, &sight);

@@ -1,46 +1,30 @@
 //! Calls that look objects up, and give leases by it.
+//!
+//! The keys of a batch are looked at in groups. A group takes the locks of its shards once, asks
+//! for the memory of all its keys, so that their cache misses overlap instead of adding up, and
+//! reads the table of segments once. It only ever tries to take a second lock; keys whose shard is
+//! in use come after, one by one, when it holds none.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
+use super::counters::Operation;
 use super::groups::Group;
 use super::segments::Table;
-use super::shard::{Approach, Object, Shard, FILES};
+use super::shard::{Approach, Object, Shard};
+use super::sights::{Sight, Sighted};
 use super::State;
 use crate::limits;
 use crate::pool::lease::Micros;
 use crate::pool::object::Key;
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaStatus};
-
-/// What of an object is needed to say where it is, taken under the lock.
-pub(super) struct Sight {
-    pub(super) generation: u64,
-    complete: bool,
-    size: u64,
-    /// Lengths of the slices, where there are several.
-    slices: Option<Vec<u64>>,
-    /// Slot of the segment and first granule of each copy.
-    copies: SmallVec<[(u32, u32); 4]>,
-    /// Path of the file, and whether it is written.
-    file: Option<(String, bool)>,
-}
-
-impl State {
-    pub(super) fn sight(&self, object: &Object) -> Sight {
-        let memory = object.copies.iter().filter(|copy| copy.segment != FILES);
-        Sight {
-            generation: object.generation,
-            complete: object.complete,
-            size: object.size,
-            slices: (object.slices().len() > 1).then(|| object.slices().to_vec()),
-            copies: memory.map(|copy| (copy.segment, copy.granule)).collect(),
-            file: object.file().map(|written| (self.file_path(object), written)),
-        }
-    }
-}
+use crate::pool::replica::{Located, LocatedView, Replica};
+use crate::rpc::look::{is_batched, Look, Seen, Sights};
+use crate::rpc::message::Method;
 
 /// Whether a copy of the object can be reached.
 pub(super) fn is_visible(table: &Table, object: &Object) -> bool {
@@ -50,96 +34,179 @@ pub(super) fn is_visible(table: &Table, object: &Object) -> bool {
 
 /// Keys whose memory is asked for together: about as many misses as a processor has under way.
 const GROUP: usize = 16;
+/// More than there usually are shards; a mark that is lost costs only time.
+const MARKS: usize = 64;
 /// Below so many objects in a shard all of it is in the caches, and asking would only cost.
 const NEAR_OBJECTS: usize = 1024;
 
+/// Those whose members are to be put in order; few, as that is due once in a part of a lease.
+type Groups = SmallVec<[Arc<Group>; 1]>;
+
+/// Which of the keys is looked at, and where: its slot if there is such an object.
+struct Found<'f> {
+    at: usize,
+    slot: Option<u32>,
+    shard: &'f mut Shard,
+    /// Read under the same hold of the shard's lock.
+    table: &'f Arc<Table>,
+}
+
 impl State {
-    /// Calls `look` for every key with its hash. Before, it asks for the memory that this will
-    /// touch, of a group of keys at a time, so that their cache misses overlap instead of adding
-    /// up.
-    pub(super) fn each_near<T>(
+    /// Calls `look` once for every key, in any order, under the lock of its shard.
+    fn each_near<K: AsRef<[u8]>>(&self, keys: &[K], mut look: impl FnMut(Found<'_>)) {
+        for (number, group) in keys.chunks(GROUP).enumerate() {
+            let first = number * GROUP;
+            let hashes: SmallVec<[u64; GROUP]> =
+                group.iter().map(|key| self.hash(key.as_ref())).collect();
+            let mut late = SmallVec::<[usize; GROUP]>::new();
+            if group.len() > 1 {
+                self.look_together(group, &hashes, &mut late, first, &mut look);
+            } else {
+                late.push(0);
+            }
+            for at in late {
+                let hash = hashes[at];
+                let mut shard = self.shard(self.shard_of(hash)).lock();
+                let slot = shard.find_to_use(hash, group[at].as_ref());
+                let table = self.table.load();
+                look(Found { at: first + at, slot, shard: &mut shard, table: &table });
+            }
+        }
+    }
+
+    /// Looks at the keys of a group whose shards are not in use, and says which are left.
+    fn look_together<K: AsRef<[u8]>>(
         &self,
-        keys: &[Key],
-        mut look: impl FnMut(u64, &[u8]) -> T,
-    ) -> Vec<T> {
-        let mut results = Vec::with_capacity(keys.len());
-        for group in keys.chunks(GROUP) {
-            let hashes: SmallVec<[u64; GROUP]> = group.iter().map(|key| self.hash(key)).collect();
+        group: &[K],
+        hashes: &[u64],
+        late: &mut SmallVec<[usize; GROUP]>,
+        first: usize,
+        look: &mut impl FnMut(Found<'_>),
+    ) {
+        let mut held: SmallVec<[(u32, MutexGuard<'_, Shard>); GROUP]> = SmallVec::new();
+        // The key, and which of the held shards is its own.
+        let mut places: SmallVec<[(usize, usize); GROUP]> = SmallVec::new();
+        // Where the shards are, by some bits of their numbers.
+        let mut marks = [u8::MAX; MARKS];
+        for (at, hash) in hashes.iter().enumerate() {
+            let number = self.shard_of(*hash);
+            let mark = &mut marks[number as usize % MARKS];
+            let is_it = |place: usize| held.get(place).is_some_and(|(other, _)| *other == number);
+            if is_it((*mark).into()) {
+                places.push((at, (*mark).into()));
+            } else if let Some(shard) = self.shard(number).try_lock() {
+                *mark = held.len() as u8;
+                places.push((at, held.len()));
+                held.push((number, shard));
+            } else {
+                // In use, also where another key has taken it and lost its mark.
+                late.push(at);
+            }
+        }
+        if held.iter().any(|(_, shard)| shard.len() > NEAR_OBJECTS) {
             for step in [Approach::Entry, Approach::Object, Approach::Around] {
-                if !self.approach(&hashes, step) {
-                    break;
+                for (at, place) in &places {
+                    held[*place].1.approach(hashes[*at], step);
                 }
             }
-            results.extend(hashes.iter().zip(group).map(|(hash, key)| look(*hash, key)));
         }
-        results
-    }
-
-    /// False if it is not worth while. A shard that is in use just now is left out: this is a hint.
-    fn approach(&self, hashes: &[u64], step: Approach) -> bool {
-        let mut is_large = hashes.len() > 1;
-        for hash in hashes {
-            if !is_large {
-                break;
-            }
-            if let Some(shard) = self.shard(self.shard_of(*hash)).try_lock() {
-                is_large = shard.len() > NEAR_OBJECTS;
-                shard.approach(*hash, step);
-            }
-        }
-        is_large
-    }
-
-    /// Whether the object is complete; grants a lease if it is.
-    pub(super) fn exists(&self, now: Micros, key: &[u8]) -> bool {
-        self.exists_at(now, self.hash(key), key)
-    }
-
-    /// The same with the key's hash.
-    pub(super) fn exists_at(&self, now: Micros, hash: u64, key: &[u8]) -> bool {
-        let mut shard = self.shard(self.shard_of(hash)).lock();
-        let Some(slot) = shard.find_to_use(hash, key) else { return false };
-        let object = shard.objects.get(slot);
-        if !object.complete || !is_visible(&self.table.load(), object) {
-            return false;
-        }
-        let group = self.grant(&mut shard, slot, now);
-        drop(shard);
-        if let Some(group) = group {
-            self.order_group(now, &group);
-        }
-        true
-    }
-
-    /// Where the object is; grants a lease.
-    pub(super) fn lookup(&self, now: Micros, key: &[u8]) -> Outcome<Located> {
-        self.lookup_at(now, self.hash(key), key)
-    }
-
-    /// The same with the key's hash.
-    pub(super) fn lookup_at(&self, now: Micros, hash: u64, key: &[u8]) -> Outcome<Located> {
-        let mut shard = self.shard(self.shard_of(hash)).lock();
-        let slot = shard.find_to_use(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
-        let object = shard.objects.get(slot);
         let table = self.table.load();
-        if !is_visible(&table, object) {
+        for (at, place) in places {
+            let shard = &mut *held[place].1;
+            let slot = shard.find(hashes[at], group[at].as_ref());
+            look(Found { at: first + at, slot, shard, table: &table });
+        }
+    }
+
+    /// Carries out a call that only looks keys up; `show` gets what was seen, with no lock held.
+    pub fn look<T>(&self, now: Instant, look: &Look<'_>, show: impl FnOnce(&Seen<'_>) -> T) -> T {
+        let at = self.micros(now);
+        let items = is_batched(look.method).then_some(look.keys.len() as u64);
+        match look.method {
+            Method::Lookup | Method::BatchLookup => {
+                let operation = match items {
+                    Some(_) => Operation::BatchGetReplicaList,
+                    None => Operation::GetReplicaList,
+                };
+                let sighted = self.sight_each(at, &look.keys);
+                self.counters.count_items(operation, sighted.failed() as u64, items);
+                show(&Seen::Located(&sighted))
+            }
+            _ => {
+                let operation = match items {
+                    Some(_) => Operation::BatchExistKey,
+                    None => Operation::ExistKey,
+                };
+                let found = self.exist_each(at, &look.keys);
+                self.counters.count_items(operation, 0, items);
+                show(&Seen::Exists(&found))
+            }
+        }
+    }
+
+    /// Which of the objects are complete; grants leases on these.
+    pub(super) fn exist_each<K: AsRef<[u8]>>(
+        &self,
+        now: Micros,
+        keys: &[K],
+    ) -> SmallVec<[bool; 64]> {
+        let mut exist = SmallVec::from_elem(false, keys.len());
+        let mut groups = Groups::new();
+        self.each_near(keys, |found| {
+            let Found { at, slot: Some(slot), shard, table } = found else { return };
+            let object = shard.objects.get(slot);
+            if object.complete && is_visible(table, object) {
+                groups.extend(self.grant(shard, slot, now));
+                exist[at] = true;
+            }
+        });
+        self.order_groups(now, &groups);
+        exist
+    }
+
+    /// Where the objects are; grants leases.
+    pub(super) fn sight_each<K: AsRef<[u8]>>(&self, now: Micros, keys: &[K]) -> Sighted {
+        let lease_ttl_ms = self.times.lease / 1000;
+        let mut sighted = Sighted::new(keys.len(), lease_ttl_ms, self.first_generation);
+        let mut groups = Groups::new();
+        self.each_near(keys, |found| {
+            let Found { at, slot: Some(slot), shard, table } = found else { return };
+            let sight = self.look_at(table, shard.objects.get(slot));
+            if sight.is_ok() {
+                groups.extend(self.grant(shard, slot, now));
+            }
+            sighted.put(at, table, sight);
+        });
+        self.order_groups(now, &groups);
+        sighted
+    }
+
+    /// Where an object is that can be read.
+    fn look_at(&self, table: &Table, object: &Object) -> Outcome<Sight> {
+        if !is_visible(table, object) {
             return Err(Refusal::OBJECT_NOT_FOUND);
         }
         if !object.complete {
             return Err(Refusal::REPLICA_IS_NOT_READY);
         }
-        let sight = self.sight(object);
-        let group = self.grant(&mut shard, slot, now);
-        drop(shard);
-        if let Some(group) = group {
-            self.order_group(now, &group);
-        }
-        let replicas = self.replicas(&table, &sight);
-        if replicas.is_empty() {
-            return Err(Refusal::OBJECT_NOT_FOUND);
-        }
-        let lease_ttl_ms = self.times.lease / 1000;
-        Ok(Located { replicas, lease_ttl_ms, generation: sight.generation })
+        Ok(self.sight(table, object))
+    }
+
+    /// Whether the object is complete; grants a lease if it is.
+    pub(super) fn exists(&self, now: Micros, key: &[u8]) -> bool {
+        self.exist_each(now, &[key]).contains(&true)
+    }
+
+    /// Where the object is; grants a lease.
+    pub(super) fn lookup(&self, now: Micros, key: &[u8]) -> Outcome<Located> {
+        self.sight_each(now, &[key]).sight(0).map(|located| located.to_located())
+    }
+
+    /// The same for many.
+    pub(super) fn lookup_each(&self, now: Micros, keys: &[Key]) -> Vec<Outcome<Located>> {
+        let sighted = self.sight_each(now, keys);
+        let one = |at| sighted.sight(at).as_ref().map(LocatedView::to_located).map_err(|r| *r);
+        (0..keys.len()).map(one).collect()
     }
 
     /// Where the object is, without a lease: for people who look, not for readers.
@@ -147,15 +214,8 @@ impl State {
         let hash = self.hash(key);
         let shard = self.shard(self.shard_of(hash)).lock();
         let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
-        let object = shard.objects.get(slot);
         let table = self.table.load();
-        if !is_visible(&table, object) {
-            return Err(Refusal::OBJECT_NOT_FOUND);
-        }
-        if !object.complete {
-            return Err(Refusal::REPLICA_IS_NOT_READY);
-        }
-        let sight = self.sight(object);
+        let sight = self.look_at(&table, shard.objects.get(slot))?;
         drop(shard);
         Ok(self.replicas(&table, &sight))
     }
@@ -175,48 +235,11 @@ impl State {
         group
     }
 
-    /// The copies of an object that can be reached.
-    pub(super) fn replicas(&self, table: &Table, sight: &Sight) -> Vec<Replica> {
-        let slices = match &sight.slices {
-            Some(slices) => slices.as_slice(),
-            None => std::slice::from_ref(&sight.size),
-        };
-        let first_id = sight.generation.wrapping_sub(self.first_generation).wrapping_mul(64);
-        let mut replicas = Vec::with_capacity(sight.copies.len() + 1);
-        for (index, (slot, granule)) in sight.copies.iter().enumerate() {
-            let Some(cell) = table.cell(*slot).filter(|cell| !cell.has(HIDDEN)) else { continue };
-            let mut address = cell.address(*granule);
-            let mut ranges = Vec::with_capacity(slices.len());
-            for size in slices {
-                ranges.push(BufferRange {
-                    size: *size,
-                    address,
-                    protocol: cell.segment.protocol.clone(),
-                    endpoint: cell.segment.endpoint.clone(),
-                });
-                address += size;
-            }
-            replicas.push(Replica {
-                id: first_id.wrapping_add(index as u64 + 1),
-                place: Place::Memory(ranges),
-                status: match sight.complete {
-                    true => ReplicaStatus::Complete,
-                    false => ReplicaStatus::Processing,
-                },
-            });
+    /// Called with no lock held.
+    fn order_groups(&self, now: Micros, groups: &Groups) {
+        for group in groups {
+            self.order_group(now, group);
         }
-        // Readers are told of a file once it is written, the writer while it is not.
-        if let Some((path, _)) = sight.file.as_ref().filter(|(_, w)| *w == sight.complete) {
-            replicas.push(Replica {
-                id: first_id.wrapping_add(sight.copies.len() as u64 + 1),
-                place: Place::Disk { path: path.clone(), size: sight.size },
-                status: match sight.complete {
-                    true => ReplicaStatus::Complete,
-                    false => ReplicaStatus::Processing,
-                },
-            });
-        }
-        replicas
     }
 
     /// All complete objects in whose key the pattern is found; grants leases.

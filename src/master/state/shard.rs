@@ -348,6 +348,17 @@ impl Shard {
 
     /// Moves an object to the newest end of the lists in which it belongs now.
     pub(super) fn renew(&mut self, slot: u32, now: Micros) {
+        let object = self.objects.get_mut(slot);
+        let (from, to) = (object.list, object.right_list(now));
+        if let [only] = *object.copies {
+            // What is used again and again is there already.
+            if from != to || only.link.newer != NIL {
+                object.list = to;
+                self.unlink(slot, only.segment, from.into());
+                self.push(slot, only.segment, to.into());
+            }
+            return;
+        }
         self.delist(slot);
         self.enlist(slot, now);
     }

@@ -14,6 +14,7 @@ use crate::rpc::dialect::{self, native, Dialect};
 use crate::rpc::frame::{
     Fault, ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES,
 };
+use crate::rpc::lookout::Lookout;
 use crate::rpc::message::{Call, Greeting, Method, Reply};
 use crate::time::Deadline;
 
@@ -54,7 +55,7 @@ pub(super) struct Connection {
     /// Its length is space; the first `filled` bytes have arrived.
     input: Vec<u8>,
     filled: usize,
-    spin: Duration,
+    lookout: Lookout,
     pub(super) last_used: Instant,
 }
 
@@ -88,7 +89,7 @@ impl Connection {
                         output: Vec::new(),
                         input: Vec::new(),
                         filled: 0,
-                        spin,
+                        lookout: Lookout::new(spin),
                         last_used: now,
                     });
                 }
@@ -125,7 +126,6 @@ impl Connection {
         let asks_native = wanted.is_none_or(|dialect| dialect == Dialect::Native);
         let asks_upstream = wanted.is_none_or(|dialect| dialect != Dialect::Native);
         let greet = Call::Greet { version: native::VERSION.into() };
-        let asked = Instant::now();
         let mut native_seq = None;
         let mut upstream_seq = None;
         if asks_native {
@@ -138,7 +138,7 @@ impl Connection {
         self.send(&out, deadline).map_err(|broken| broken.error)?;
         let mut met = None;
         if let Some(seq) = native_seq {
-            let (header, body) = self.receive(seq, asked, deadline).map_err(|b| b.error)?;
+            let (header, body) = self.receive(seq, deadline).map_err(|b| b.error)?;
             match header.fault {
                 0 => met = Some(greeted(&self.input[body])?),
                 Fault::NOT_REGISTERED if asks_upstream => {}
@@ -146,7 +146,7 @@ impl Connection {
             }
         }
         if let Some(seq) = upstream_seq {
-            let (header, body) = self.receive(seq, asked, deadline).map_err(|b| b.error)?;
+            let (header, body) = self.receive(seq, deadline).map_err(|b| b.error)?;
             // A master of ours answers this by the version of its port, which does not matter.
             if met.is_none() {
                 met = Some(upstream(header, &self.input[body])?);
@@ -163,7 +163,6 @@ impl Connection {
         call: &Call,
         deadline: Deadline,
     ) -> std::result::Result<Reply, Broken> {
-        let asked = Instant::now();
         let seq = self.write(self.dialect, call).map_err(Broken::intact)?;
         let out = std::mem::take(&mut self.output);
         let sent = self.send(&out, deadline);
@@ -171,7 +170,7 @@ impl Connection {
         self.output.clear();
         self.output.shrink_to(KEPT_BYTES);
         sent?;
-        let (header, body) = self.receive(seq, asked, deadline)?;
+        let (header, body) = self.receive(seq, deadline)?;
         let body = &self.input[body];
         let answered =
             |error: Error, intact| Broken { error, unsent: false, unanswered: false, intact };
@@ -242,11 +241,10 @@ impl Connection {
     fn receive(
         &mut self,
         seq: u32,
-        asked: Instant,
         deadline: Deadline,
     ) -> std::result::Result<(ReplyHeader, std::ops::Range<usize>), Broken> {
         let mut frame: Option<(ReplyHeader, usize)> = None;
-        let mut spin_until = asked + self.spin;
+        self.lookout.begin(Instant::now());
         loop {
             if frame.is_none() {
                 if let Some(head) = self.input[..self.filled].first_chunk::<REPLY_HEADER_BYTES>() {
@@ -269,13 +267,13 @@ impl Connection {
                 Ok(count) => {
                     self.filled += count;
                     if self.filled < needed {
-                        spin_until = Instant::now() + self.spin;
+                        self.lookout.begin(Instant::now());
                     }
                 }
                 Err(error) if error.kind() == IoKind::Interrupted => {}
                 Err(error) if error.kind() == IoKind::WouldBlock => {
                     let now = Instant::now();
-                    if now < spin_until.min(deadline.instant()) {
+                    if self.lookout.goes_on(now) && !deadline.passed(now) {
                         // A master on the same core can only answer if it gets to run.
                         std::thread::yield_now();
                     } else if !self.wait(PollFlags::IN, deadline) {

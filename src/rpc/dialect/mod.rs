@@ -17,6 +17,7 @@ use std::sync::LazyLock;
 use crate::error::{Error, ErrorKind};
 
 use super::frame::Fault;
+use super::look::{is_look, Look, Seen};
 use super::message::{Call, Method, Reply};
 use super::pack::Malformed;
 use super::shape::md5_head;
@@ -113,30 +114,71 @@ pub struct Request {
     pub call: Call,
 }
 
+/// A request that was understood, in the form in which it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// It only looks keys up.
+    Look(Look<'a>),
+    /// Anything else.
+    Call(Call),
+}
+
+impl Asked<'_> {
+    /// What it asks for.
+    pub fn method(&self) -> Method {
+        match self {
+            Asked::Look(look) => look.method,
+            Asked::Call(call) => call.method(),
+        }
+    }
+}
+
 /// Reads a request. `default` is the dialect of the port, for requests that do not tell.
 pub fn decode_request(function: u32, body: &[u8], default: Dialect) -> Result<Request, Fault> {
+    let (dialect, asked) = decode_asked(function, body, default)?;
+    let call = match asked {
+        Asked::Look(look) => look.to_call(),
+        Asked::Call(call) => call,
+    };
+    Ok(Request { dialect, call })
+}
+
+/// The same without a copy of keys that are only looked up.
+pub fn decode_asked(
+    function: u32,
+    body: &[u8],
+    default: Dialect,
+) -> Result<(Dialect, Asked<'_>), Fault> {
     let functions = &FUNCTIONS.by_id;
     let found = functions.binary_search_by_key(&function, |(id, ..)| *id);
     let Some((_, is_native, method)) = found.ok().and_then(|at| functions.get(at)) else {
         return Err(Fault::not_registered());
     };
-    let refuse = |_: Malformed| Fault::invalid_arguments();
-    if *is_native {
-        let call = native::decode_request(*method, body).map_err(refuse)?;
-        return Ok(Request { dialect: Dialect::Native, call });
-    }
     let default = if UPSTREAM.contains(&default) { default } else { UPSTREAM[0] };
     let others = UPSTREAM.into_iter().filter(|dialect| *dialect != default);
-    let spoken = std::iter::once(default).chain(others).find(|dialect| match dialect {
-        Dialect::Native => false,
-        Dialect::Upstream0_3_7 => upstream_0_3_7::accepts(*method, body),
-    });
-    let Some(dialect) = spoken else { return Err(Fault::invalid_arguments()) };
-    let call = match dialect {
-        Dialect::Native => native::decode_request(*method, body),
-        Dialect::Upstream0_3_7 => upstream_0_3_7::decode_request(*method, body),
+    let mut versions = std::iter::once(default).chain(others);
+    let spoken = match is_native {
+        true => Some(Dialect::Native),
+        false => versions.find(|dialect| match dialect {
+            Dialect::Native => false,
+            Dialect::Upstream0_3_7 => upstream_0_3_7::accepts(*method, body),
+        }),
     };
-    Ok(Request { dialect, call: call.map_err(refuse)? })
+    let Some(dialect) = spoken else { return Err(Fault::invalid_arguments()) };
+    let asked = match (dialect, is_look(*method)) {
+        (Dialect::Native, true) => native::decode_look(*method, body).map(Asked::Look),
+        (Dialect::Native, false) => native::decode_request(*method, body).map(Asked::Call),
+        (Dialect::Upstream0_3_7, true) => {
+            upstream_0_3_7::decode_look(*method, body).map(Asked::Look)
+        }
+        (Dialect::Upstream0_3_7, false) => {
+            upstream_0_3_7::decode_request(*method, body).map(Asked::Call)
+        }
+    };
+    match asked {
+        Ok(asked) => Ok((dialect, asked)),
+        Err(_) => Err(Fault::invalid_arguments()),
+    }
 }
 
 /// Appends the body of a request and returns the function to call.
@@ -185,12 +227,35 @@ pub fn encode_reply(
             }
             Dialect::Upstream0_3_7 => upstream_0_3_7::encode_reply(method, reply, out),
         };
-    if written {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Internal, "the answer is of another kind than the call")
+    written.then_some(()).ok_or_else(|| of_another_kind(dialect, method))
+}
+
+/// The same for what a look has seen.
+///
+/// # Errors
+///
+/// As [`encode_reply`].
+pub fn encode_seen(
+    dialect: Dialect,
+    method: Method,
+    seen: &Seen<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    let written = seen.answers(method)
+        && match dialect {
+            Dialect::Native => {
+                native::encode_seen(method, seen, out);
+                true
+            }
+            Dialect::Upstream0_3_7 => upstream_0_3_7::encode_seen(method, seen, out),
+        };
+    written.then_some(()).ok_or_else(|| of_another_kind(dialect, method))
+}
+
+fn of_another_kind(dialect: Dialect, method: Method) -> Error {
+    Error::new(ErrorKind::Internal, "the answer is of another kind than the call")
         .with("dialect", dialect)
-        .with("call", format_args!("{method:?}")))
+        .with("call", format_args!("{method:?}"))
 }
 
 /// Reads the answer to a call of that method.

@@ -9,14 +9,29 @@
 use crate::pool::identity::{ClientId, SegmentId, Uuid};
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaKind, ReplicaStatus};
+use crate::pool::replica::{
+    BufferRange, Located, LocatedView, Place, PlaceView, Replica, ReplicaKind, ReplicaStatus,
+    ReplicaView,
+};
 use crate::pool::segment::{ClientStatus, HeldObject, KeptRange, Pong, Segment, SegmentEvent};
 
+use crate::rpc::look::{is_batched, Keys, Look, Seen};
 use crate::rpc::message::{Call, Events, Granted, Greeting, Method, Reply};
 use crate::rpc::pack::{self, Malformed, Reader, Writer};
 
 /// The version that this build writes; it reads this one and all before it.
 pub const VERSION: u16 = 1;
+
+/// Reads the arguments of a call that only looks keys up.
+pub fn decode_look(method: Method, body: &[u8]) -> Result<Look<'_>, Malformed> {
+    let mut reader = pack::decode_plain(body);
+    head(&mut reader, false)?;
+    let keys = match is_batched(method) {
+        true => reader.strings()?,
+        false => Keys::from_iter([reader.bytes()?]),
+    };
+    Ok(Look { method, keys })
+}
 
 /// Reads the arguments.
 pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
@@ -27,10 +42,9 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
         Method::ServiceReady => Call::ServiceReady,
         Method::StorageDirectory => Call::StorageDirectory,
         Method::Ping => Call::Ping(client(r)?),
-        Method::Exists => Call::Exists(key(r)?),
-        Method::BatchExists => Call::BatchExists(keys(r)?),
-        Method::Lookup => Call::Lookup(key(r)?),
-        Method::BatchLookup => Call::BatchLookup(keys(r)?),
+        Method::Exists | Method::BatchExists | Method::Lookup | Method::BatchLookup => {
+            decode_look(method, body)?.to_call()
+        }
         Method::LookupByPattern => Call::LookupByPattern(key(r)?),
         Method::PutStart => {
             let (client, mut item, options) = (maybe_client(r)?, item(r)?, options(r)?);
@@ -159,12 +173,16 @@ pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
             Reply::BatchExists(all) => {
                 w.list(all, |w, one| put_outcome(w, one, |w, exists| w.bool(*exists)));
             }
-            Reply::Located(outcome) => put_outcome(w, outcome, put_located),
-            Reply::BatchLocated(all) => w.list(all, |w, one| put_outcome(w, one, put_located)),
+            Reply::Located(outcome) => {
+                put_outcome(w, outcome, |w, one| put_located(w, &one.into()));
+            }
+            Reply::BatchLocated(all) => w.list(all, |w, one| {
+                put_outcome(w, one, |w, one| put_located(w, &one.into()));
+            }),
             Reply::Found(outcome) => put_outcome(w, outcome, |w, found| {
                 w.list(found, |w, (key, replicas)| {
                     w.bytes(key);
-                    w.list(replicas, put_replica);
+                    w.list(replicas, |w, replica| put_replica(w, &replica.into()));
                 });
             }),
             Reply::Granted(outcome) => put_outcome(w, outcome, put_granted),
@@ -183,6 +201,24 @@ pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 w.u64(events.last);
                 w.list(&events.events, put_event);
             }),
+        }
+    });
+}
+
+/// Appends what a look has seen.
+pub fn encode_seen(method: Method, seen: &Seen<'_>, out: &mut Vec<u8>) {
+    pack::encode_plain(out, |w| {
+        put_head(w);
+        if is_batched(method) {
+            w.count(seen.count());
+        }
+        match seen {
+            Seen::Exists(found) => {
+                found.iter().for_each(|found| w.fixed([0, 0, 0, 0, u8::from(*found)]));
+            }
+            Seen::Located(sights) => {
+                (0..sights.count()).for_each(|at| put_outcome(w, &sights.sight(at), put_located));
+            }
         }
     });
 }
@@ -463,7 +499,7 @@ fn pong(r: &mut Reader<'_>) -> Result<Pong, Malformed> {
     Ok(Pong { view_version, status })
 }
 
-fn put_replica(w: &mut Writer<'_>, replica: &Replica) {
+fn put_replica(w: &mut Writer<'_>, replica: &ReplicaView<'_>) {
     w.u64(replica.id);
     w.u8(match replica.status {
         ReplicaStatus::Undefined => 0,
@@ -473,20 +509,21 @@ fn put_replica(w: &mut Writer<'_>, replica: &Replica) {
         ReplicaStatus::Removed => 4,
         ReplicaStatus::Failed => 5,
     });
-    match &replica.place {
-        Place::Memory(ranges) => {
+    match replica.place {
+        PlaceView::Memory(ranges) => {
             w.u8(0);
-            w.list(ranges, |w, range| {
-                w.u64(range.size);
-                w.u64(range.address);
-                w.bytes(range.protocol.as_bytes());
-                w.bytes(range.endpoint.as_bytes());
+            w.count(ranges.count());
+            ranges.each(|size, address, protocol, endpoint| {
+                w.u64(size);
+                w.u64(address);
+                w.bytes(protocol.as_bytes());
+                w.bytes(endpoint.as_bytes());
             });
         }
-        Place::Disk { path, size } => {
+        PlaceView::Disk { path, size } => {
             w.u8(1);
             w.bytes(path.as_bytes());
-            w.u64(*size);
+            w.u64(size);
         }
     }
 }
@@ -517,8 +554,9 @@ fn replicas(r: &mut Reader<'_>) -> Result<Vec<Replica>, Malformed> {
     r.list(1, 10, replica)
 }
 
-fn put_located(w: &mut Writer<'_>, located: &Located) {
-    w.list(&located.replicas, put_replica);
+fn put_located(w: &mut Writer<'_>, located: &LocatedView<'_>) {
+    w.count(located.copies.count());
+    located.copies.each(|copy| put_replica(w, copy));
     w.u64(located.lease_ttl_ms);
     w.u64(located.generation);
 }
@@ -528,7 +566,7 @@ fn located(r: &mut Reader<'_>) -> Result<Located, Malformed> {
 }
 
 fn put_granted(w: &mut Writer<'_>, granted: &Granted) {
-    w.list(&granted.replicas, put_replica);
+    w.list(&granted.replicas, |w, replica| put_replica(w, &replica.into()));
     w.u64(granted.generation);
 }
 

@@ -11,9 +11,13 @@ use std::sync::LazyLock;
 use crate::pool::identity::{ClientId, SegmentId, Uuid};
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaKind, ReplicaStatus};
+use crate::pool::replica::{
+    BufferRange, Located, LocatedView, Place, PlaceView, Replica, ReplicaKind, ReplicaStatus,
+    ReplicaView,
+};
 use crate::pool::segment::{ClientStatus, Pong, Segment};
 
+use crate::rpc::look::{is_batched, Keys, Look, Seen};
 use crate::rpc::message::{Call, Granted, Method, Reply};
 use crate::rpc::pack::{self, Malformed, Reader, Typed, Writer};
 use crate::rpc::shape::Shape;
@@ -74,6 +78,8 @@ pub fn shapes(method: Method) -> Option<(Option<Shape>, Shape)> {
     })
 }
 
+const ABSENT: Malformed = Malformed { what: "no such call in this version", at: 0 };
+
 struct Row {
     arguments: Option<Typed>,
     result: Typed,
@@ -98,9 +104,19 @@ pub fn accepts(method: Method, body: &[u8]) -> bool {
     })
 }
 
+/// Reads the arguments of a call that only looks keys up.
+pub fn decode_look(method: Method, body: &[u8]) -> Result<Look<'_>, Malformed> {
+    let typed = row(method).and_then(|row| row.arguments.as_ref()).ok_or(ABSENT)?;
+    let mut reader = pack::decode(typed, body)?;
+    let keys = match is_batched(method) {
+        true => reader.strings()?,
+        false => Keys::from_iter([reader.bytes()?]),
+    };
+    Ok(Look { method, keys })
+}
+
 /// Reads the arguments.
 pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
-    const ABSENT: Malformed = Malformed { what: "no such call in this version", at: 0 };
     let row = row(method).ok_or(ABSENT)?;
     let Some(typed) = &row.arguments else {
         return match method {
@@ -114,10 +130,9 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
     let r = &mut reader;
     Ok(match method {
         Method::Ping => Call::Ping(ClientId(uuid(r)?)),
-        Method::Exists => Call::Exists(key(r)?),
-        Method::BatchExists => Call::BatchExists(keys(r)?),
-        Method::Lookup => Call::Lookup(key(r)?),
-        Method::BatchLookup => Call::BatchLookup(keys(r)?),
+        Method::Exists | Method::BatchExists | Method::Lookup | Method::BatchLookup => {
+            decode_look(method, body)?.to_call()
+        }
         Method::LookupByPattern => Call::LookupByPattern(key(r)?),
         Method::PutStart => {
             let item = PutItem::new(key(r)?, sizes(r)?);
@@ -244,12 +259,14 @@ pub fn encode_reply(method: Method, reply: &Reply, out: &mut Vec<u8>) -> bool {
         Reply::BatchExists(all) => {
             w.list(all, |w, one| put_outcome(w, one, |w, exists| w.bool(*exists)));
         }
-        Reply::Located(outcome) => put_outcome(w, outcome, put_located),
-        Reply::BatchLocated(all) => w.list(all, |w, one| put_outcome(w, one, put_located)),
+        Reply::Located(outcome) => put_outcome(w, outcome, |w, one| put_located(w, &one.into())),
+        Reply::BatchLocated(all) => w.list(all, |w, one| {
+            put_outcome(w, one, |w, one| put_located(w, &one.into()));
+        }),
         Reply::Found(outcome) => put_outcome(w, outcome, |w, found| {
             w.list(found, |w, (key, replicas)| {
                 w.bytes(key);
-                w.list(replicas, put_replica);
+                w.list(replicas, |w, replica| put_replica(w, &replica.into()));
             });
         }),
         Reply::Granted(outcome) => put_outcome(w, outcome, put_granted),
@@ -264,9 +281,27 @@ pub fn encode_reply(method: Method, reply: &Reply, out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// Appends what a look has seen; false if this version has no such call.
+pub fn encode_seen(method: Method, seen: &Seen<'_>, out: &mut Vec<u8>) -> bool {
+    let Some(row) = row(method) else { return false };
+    let is_batched = is_batched(method);
+    let count = if is_batched { seen.count() } else { 0 };
+    pack::encode_from(&row.result, count, out, |w| {
+        if is_batched {
+            w.count(count);
+        }
+        match seen {
+            Seen::Exists(found) => found.iter().for_each(|found| w.fixed([1, u8::from(*found)])),
+            Seen::Located(sights) => {
+                (0..sights.count()).for_each(|at| put_outcome(w, &sights.sight(at), put_located));
+            }
+        }
+    });
+    true
+}
+
 /// Reads the answer to a call of that method.
 pub fn decode_reply(method: Method, body: &[u8]) -> Result<Reply, Malformed> {
-    const ABSENT: Malformed = Malformed { what: "no such call in this version", at: 0 };
     let row = row(method).ok_or(ABSENT)?;
     let mut reader = pack::decode(&row.result, body)?;
     let r = &mut reader;
@@ -381,20 +416,21 @@ fn pong(r: &mut Reader<'_>) -> Result<Pong, Malformed> {
     Ok(Pong { view_version, status })
 }
 
-fn put_replica(w: &mut Writer<'_>, replica: &Replica) {
-    match &replica.place {
-        Place::Memory(ranges) => {
+fn put_replica(w: &mut Writer<'_>, replica: &ReplicaView<'_>) {
+    match replica.place {
+        PlaceView::Memory(ranges) => {
             w.u8(0);
-            w.list(ranges, |w, range| {
-                w.u64(range.size);
-                w.u64(range.address);
-                w.bytes(range.endpoint.as_bytes());
+            w.count(ranges.count());
+            ranges.each(|size, address, _, endpoint| {
+                w.u64(size);
+                w.u64(address);
+                w.bytes(endpoint.as_bytes());
             });
         }
-        Place::Disk { path, size } => {
+        PlaceView::Disk { path, size } => {
             w.u8(1);
             w.bytes(path.as_bytes());
-            w.u64(*size);
+            w.u64(size);
         }
     }
     w.i32(match replica.status {
@@ -431,8 +467,9 @@ fn replicas(r: &mut Reader<'_>) -> Result<Vec<Replica>, Malformed> {
     r.list(1, 5, replica)
 }
 
-fn put_located(w: &mut Writer<'_>, located: &Located) {
-    w.list(&located.replicas, put_replica);
+fn put_located(w: &mut Writer<'_>, located: &LocatedView<'_>) {
+    w.count(located.copies.count());
+    located.copies.each(|copy| put_replica(w, copy));
     w.u64(located.lease_ttl_ms);
 }
 
@@ -441,7 +478,7 @@ fn located(r: &mut Reader<'_>) -> Result<Located, Malformed> {
 }
 
 fn put_granted(w: &mut Writer<'_>, granted: &Granted) {
-    w.list(&granted.replicas, put_replica);
+    w.list(&granted.replicas, |w, replica| put_replica(w, &replica.into()));
 }
 
 fn granted(r: &mut Reader<'_>) -> Result<Granted, Malformed> {

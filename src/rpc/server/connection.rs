@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::net::epoll::{Epoll, Interest};
-use crate::rpc::dialect::{self, Dialect};
+use crate::rpc::dialect::{self, Asked, Dialect};
 use crate::rpc::frame::{Fault, RequestHeader, MAGIC, REQUEST_HEADER_BYTES};
 
 use super::replier::{write_fault, Desk, Replier};
@@ -297,20 +297,22 @@ impl Connection {
         context: &Context,
         shared: &Arc<Shared>,
     ) {
-        let request = match dialect::decode_request(header.function, body, self.dialect) {
-            Ok(request) => request,
+        let (dialect, asked) = match dialect::decode_asked(header.function, body, self.dialect) {
+            Ok(asked) => asked,
             Err(fault) => return self.refuse(header.seq, &fault, context),
         };
         self.proven = true;
-        let (dialect, call) = (request.dialect, request.call);
-        let method = call.method();
+        let method = asked.method();
         let replier = Replier::new(Arc::clone(shared), self.id, header.seq, dialect, method);
         let caller = Caller { address: self.peer, dialect };
         add(&context.counters.calls, 1);
         Desk::open(shared, self.id, std::mem::take(&mut self.output));
         // The call is moved in and the service must keep its own state whole; the replier answers
         // while the panic unwinds.
-        let panic = catch_unwind(AssertUnwindSafe(|| context.service.serve(call, caller, replier)));
+        let panic = catch_unwind(AssertUnwindSafe(|| match asked {
+            Asked::Look(look) => context.service.look(look, caller, replier),
+            Asked::Call(call) => context.service.serve(call, caller, replier),
+        }));
         let (output, answers) = Desk::close();
         self.output = output;
         // Answers to earlier calls of this connection may be among them.

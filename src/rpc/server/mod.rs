@@ -25,6 +25,7 @@ use crate::net::port::{bind_listener, PortRule};
 use crate::time::Deadline;
 
 use super::dialect::Dialect;
+use super::look::Look;
 use super::message::Call;
 
 pub use replier::Replier;
@@ -35,6 +36,13 @@ pub trait Service: Send + Sync {
     /// wait. What has to wait keeps the `replier` and answers from wherever it ends; a replier that
     /// is dropped answers that the call failed. A panic ends the call, not the thread.
     fn serve(&self, call: Call, caller: Caller, replier: Replier);
+
+    /// Takes one call that only looks keys up; they lie in the request, so what has to wait needs
+    /// keys of its own. All else is as with [`Service::serve`], which is what it does unless a
+    /// service knows better.
+    fn look(&self, look: Look<'_>, caller: Caller, replier: Replier) {
+        self.serve(look.to_call(), caller, replier);
+    }
 }
 
 /// Who called.

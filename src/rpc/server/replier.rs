@@ -10,9 +10,18 @@ use std::sync::Arc;
 use crate::limits;
 use crate::rpc::dialect::{self, Dialect};
 use crate::rpc::frame::{Fault, ReplyHeader, REPLY_HEADER_BYTES};
+use crate::rpc::look::Seen;
 use crate::rpc::message::{Method, Reply};
 
 use super::worker::Shared;
+
+/// In one of its forms.
+#[derive(Clone, Copy)]
+enum Answer<'a> {
+    Reply(&'a Reply),
+    Seen(&'a Seen<'a>),
+    Fault(&'a Fault),
+}
 
 /// The one answer to one call. Thread-safe to move; never blocks.
 #[must_use = "a dropped replier answers that the call failed"]
@@ -45,35 +54,47 @@ impl Replier {
     /// Answers. An answer of another kind than the call becomes a fault; an answer to a caller that
     /// has gone is dropped.
     pub fn answer(mut self, reply: &Reply) {
-        self.finish(Ok(reply));
+        self.finish(Answer::Reply(reply));
+    }
+
+    /// The same for what a look has seen.
+    pub fn show(mut self, seen: &Seen<'_>) {
+        self.finish(Answer::Seen(seen));
     }
 
     /// Answers that the call failed, with a text for the caller.
     pub fn fail(mut self, text: impl Into<std::borrow::Cow<'static, str>>) {
-        self.finish(Err(&Fault::threw(text)));
+        self.finish(Answer::Fault(&Fault::threw(text)));
     }
 
-    fn finish(&mut self, result: Result<&Reply, &Fault>) {
+    fn finish(&mut self, answer: Answer<'_>) {
         if std::mem::replace(&mut self.answered, true) {
             return;
         }
-        let write = |out: &mut Vec<u8>| self.write(out, result);
+        let write = |out: &mut Vec<u8>| self.write(out, answer);
         if !Desk::write_inline(&self.origin, self.connection, write) {
             let mut bytes = Vec::new();
-            self.write(&mut bytes, result);
+            self.write(&mut bytes, answer);
             self.origin.hand_over(self.connection, bytes);
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>, result: Result<&Reply, &Fault>) {
-        let written = match result {
-            Ok(reply) => write_frame(out, self.seq, |out| {
-                dialect::encode_reply(self.dialect, self.method, reply, out).map_err(|error| {
-                    log::error!("rpc: {error}");
-                    Fault::threw("the master gave an answer of another kind")
-                })
+    fn write(&self, out: &mut Vec<u8>, answer: Answer<'_>) {
+        let (dialect, method) = (self.dialect, self.method);
+        let checked = |encoded: Result<(), crate::error::Error>| {
+            encoded.map_err(|error| {
+                log::error!("rpc: {error}");
+                Fault::threw("the master gave an answer of another kind")
+            })
+        };
+        let written = match answer {
+            Answer::Reply(reply) => write_frame(out, self.seq, |out| {
+                checked(dialect::encode_reply(dialect, method, reply, out))
             }),
-            Err(fault) => Err(fault.clone()),
+            Answer::Seen(seen) => write_frame(out, self.seq, |out| {
+                checked(dialect::encode_seen(dialect, method, seen, out))
+            }),
+            Answer::Fault(fault) => Err(fault.clone()),
         };
         if let Err(fault) = written {
             self.origin.count_fault();
@@ -84,7 +105,7 @@ impl Replier {
 
 impl Drop for Replier {
     fn drop(&mut self) {
-        self.finish(Err(&Fault::threw("unknown rpc function exception")));
+        self.finish(Answer::Fault(&Fault::threw("unknown rpc function exception")));
     }
 }
 

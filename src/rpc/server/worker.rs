@@ -17,6 +17,7 @@ use crate::net::epoll::{Epoll, Event, Interest};
 use crate::net::thread::spawn;
 use crate::net::wake::EventFd;
 use crate::rpc::dialect::Dialect;
+use crate::rpc::lookout::Lookout;
 
 use super::connection::{Connection, Verdict};
 use super::{add, Context};
@@ -149,10 +150,10 @@ impl Worker {
     fn run(&mut self) {
         let mut events = Vec::new();
         let mut last_tick = Instant::now();
-        let mut spin_until: Option<Instant> = None;
+        let mut lookout = Lookout::new(self.context.options.spin);
         let mut stop_by: Option<Instant> = None;
         loop {
-            let timeout = self.timeout(spin_until.is_some(), stop_by.is_some());
+            let timeout = self.timeout(lookout.is_on(), stop_by.is_some());
             if self.shared.epoll.wait(&mut events, timeout).is_err() {
                 // Never happens with a valid epoll; a pause keeps a defect from burning a core.
                 std::thread::sleep(TICK);
@@ -180,14 +181,11 @@ impl Worker {
                     break;
                 }
             }
-            let spin = self.context.options.spin;
-            if has_served && !spin.is_zero() {
-                spin_until = Some(now + spin);
-            } else if spin_until.is_some_and(|until| now < until) {
+            if has_served {
+                lookout.begin(Instant::now());
+            } else if lookout.goes_on(now) {
                 // A caller on the same core can only call again if it gets to run.
                 std::thread::yield_now();
-            } else {
-                spin_until = None;
             }
         }
         self.close_where(|_| true, false);

@@ -5,6 +5,7 @@ mod evicting;
 mod files;
 mod groups;
 mod keeping;
+mod looking;
 mod model;
 mod restarts;
 mod rules;
