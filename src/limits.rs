@@ -199,6 +199,17 @@ pub const STORE_REPLICAS_TRIED_MAX: usize = 8;
 /// than what a master waits before it gives up a silent writer, so a writer that stood still
 /// meanwhile does not begin to write by what was taken from it.
 pub const STORE_GRANT_USE_MAX: Duration = Duration::from_millis(1000);
+/// Puts of one client that go on at the same time and are known by number; of further ones lost
+/// words are not repeated. A list of them all is one call to the master, of 512 KiB at most.
+pub const STORE_OPEN_PUTS_MAX: usize = 65_536;
+/// After a lost word about a put, and from the next sign of life that is answered, the master is
+/// told this much later which puts go on: what waited in sockets has been taken in by then.
+pub const STORE_DOUBT_PAUSE: Duration = Duration::from_secs(3);
+/// Only puts that began so long ago are dropped for not being named: an answer that grants one is
+/// not on its way for longer, or is not used any more.
+pub const STORE_DOUBT_AGE: Duration = Duration::from_secs(2);
+const _: () = assert!(STORE_DOUBT_AGE.as_millis() > STORE_GRANT_USE_MAX.as_millis());
+const _: () = assert!(STORE_DOUBT_AGE.as_millis() < STORE_DOUBT_PAUSE.as_millis());
 /// How often a reader looks an object up again whose lease ended during the copy.
 pub const STORE_REREADS_MAX: usize = 4;
 /// Keys of one call to the master; larger batches take several. It keeps answers, with a few

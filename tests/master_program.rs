@@ -355,7 +355,7 @@ fn a_put_that_was_granted_may_end_before_the_master_does() {
     assert!(running.child.try_wait().unwrap().is_none(), "it waits");
     late.push(b"early".to_vec());
     for key in late {
-        let ended = call(&client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory));
+        let ended = call(&client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory, 0));
         assert!(matches!(ended, Reply::Done(Ok(()))), "{ended:?}");
     }
     assert!(running.end().success());

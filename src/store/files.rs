@@ -25,6 +25,7 @@ use crate::pool::object::Key;
 use crate::time::Deadline;
 
 use super::buffers::{copy, zeroed};
+use super::calls::Put;
 use super::client::Shared;
 use super::failure::shown;
 use super::plan::{total, Range};
@@ -360,6 +361,7 @@ impl Shared {
     /// Writes one file and tells the master how it went.
     fn write_file(&self, job: &Job) {
         let deadline = Deadline::within(CALL_TIMEOUT);
+        let put = Put { key: job.key.clone(), generation: job.generation };
         if self.files.is_outdated(job) {
             self.metrics.file_writes_failed.inc();
             return;
@@ -369,8 +371,7 @@ impl Shared {
             if failed_before == 0 {
                 log::warn!("{} is not written: {error}; more are only counted", job.path);
             }
-            let revoked = self.calls.revoke_file(&job.key, deadline);
-            if let Err(error) = revoked {
+            if let Err(error) = self.calls.revoke_file(&put, deadline) {
                 log::debug!("the file of {} was not revoked: {error}", shown(&job.key));
             }
             return;
@@ -380,7 +381,7 @@ impl Shared {
             let _ = std::fs::remove_file(&job.path);
             return;
         }
-        match self.calls.put_end_file(&job.key, deadline) {
+        match self.calls.put_end_file(&put, deadline) {
             Ok(()) => {
                 self.metrics.file_writes.inc();
             }

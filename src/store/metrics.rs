@@ -35,6 +35,8 @@ pub struct StoreMetrics {
     pub remounts: Counter,
     /// Times that peers were kept from writing by old grants.
     pub fences: Counter,
+    /// Times that a native master was told which puts go on, because a word about one was lost.
+    pub unfinished_told: Counter,
     /// Objects reported to a master that had lost its memory.
     pub objects_reported: Counter,
     /// Objects handed out without a copy.
@@ -70,6 +72,8 @@ impl Default for StoreMetrics {
         let remounts = counter("remounts", "Times the segments were mounted again");
         let fences = counter("fences", "Times that peers were kept from writing by old grants");
         let objects_reported = counter("objects_reported", "Objects told to a restarted master");
+        let unfinished_told =
+            counter("unfinished_told", "Times that a lost word about a put was made good");
         let views = counter("views", "Objects handed out without a copy");
         let file_writes = counter("file_writes", "Objects written to files");
         let file_writes_failed =
@@ -98,6 +102,7 @@ impl Default for StoreMetrics {
             pings_failed,
             remounts,
             fences,
+            unfinished_told,
             objects_reported,
             views,
             file_writes,

@@ -59,6 +59,7 @@ operations! {
     Report "report",
     Suspect "suspect",
     Keep "keep",
+    Unfinished "unfinished",
 }
 
 const OPERATIONS: usize = Operation::ALL.len();
@@ -91,6 +92,7 @@ impl Operation {
             Call::Report { .. } => Operation::Report,
             Call::Suspect { .. } => Operation::Suspect,
             Call::Keep { .. } => Operation::Keep,
+            Call::Unfinished { .. } => Operation::Unfinished,
         })
     }
 }

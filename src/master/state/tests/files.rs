@@ -23,11 +23,11 @@ fn bench() -> Bench {
 }
 
 fn end_file(bench: &Bench, key: &[u8]) -> Outcome<()> {
-    bench.done(Call::PutEnd(None, key.to_vec(), ReplicaKind::Disk))
+    bench.done(Call::PutEnd(None, key.to_vec(), ReplicaKind::Disk, 0))
 }
 
 fn revoke_file(bench: &Bench, key: &[u8]) -> Outcome<()> {
-    bench.done(Call::PutRevoke(None, key.to_vec(), ReplicaKind::Disk))
+    bench.done(Call::PutRevoke(None, key.to_vec(), ReplicaKind::Disk, 0))
 }
 
 /// Kinds of the copies, and the path of the file.
@@ -105,7 +105,7 @@ fn a_file_that_is_not_written_costs_nothing_but_itself() {
     assert_eq!(bench.state.totals().file_bytes, 0);
     // A put that fails takes its file along.
     bench.start(None, super::item(b"l", MIB), Default::default()).unwrap();
-    bench.done(Call::PutRevoke(None, b"l".to_vec(), ReplicaKind::Memory)).unwrap();
+    bench.done(Call::PutRevoke(None, b"l".to_vec(), ReplicaKind::Memory, 0)).unwrap();
     assert_eq!(gone(&bench).len(), 1);
     assert_eq!(end_file(&bench, b"l"), Err(Refusal::OBJECT_NOT_FOUND));
 }
@@ -113,7 +113,7 @@ fn a_file_that_is_not_written_costs_nothing_but_itself() {
 #[test]
 fn a_late_end_of_an_earlier_put_is_not_taken_for_the_present_one() {
     let bench = bench();
-    let end = |owner| bench.done(Call::PutEnd(owner, b"k".to_vec(), ReplicaKind::Disk));
+    let end = |owner| bench.done(Call::PutEnd(owner, b"k".to_vec(), ReplicaKind::Disk, 0));
     let item = super::item(b"k", MIB);
     bench.start(Some(client(1)), item.clone(), Default::default()).unwrap();
     assert_eq!(end(Some(client(1))), Err(Refusal::REPLICA_IS_NOT_READY));
