@@ -230,6 +230,13 @@ pub const STORE_FILE_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const STORE_FILE_QUEUE_MAX: usize = 16_384;
 /// Threads that write them, upstream's number.
 pub const STORE_FILE_WRITERS: usize = 2;
+/// Threads that read files for callers: as many reads as a disk or a server likes at a time. No
+/// more calls than that stand in a file system that hangs.
+pub const STORE_FILE_READERS: usize = 8;
+/// Reads that wait for one of these threads, each with its caller.
+pub const STORE_FILE_READS_MAX: usize = 1024;
+/// A file system that has not answered any of them for so long is not asked by more.
+pub const STORE_FILE_STUCK: Duration = Duration::from_secs(2);
 /// Longest wait of a sign of life for news.
 pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
 /// Time between two signs of life without news, upstream's number.
@@ -281,6 +288,9 @@ pub const STORE_BATCH_MAX: usize = 1 << 20;
 /// Files of the disk tier that wait to be deleted; what does not fit is found by the next look
 /// through the folder.
 pub const MASTER_FILES_QUEUED_MAX: usize = 1 << 18;
+/// Keys whose end is kept in mind while files of an earlier life are taken over. Beyond it no more
+/// files are: they are deleted.
+pub const MASTER_GONE_NOTED_MAX: usize = 1 << 20;
 /// Segments mounted at one master. A client mounts one or a few.
 pub const STORE_SEGMENTS_MAX: usize = 65_536;
 /// Clients known to one master: each costs a few hundred bytes until its time to live is over.

@@ -47,6 +47,10 @@ pub struct StoreMetrics {
     pub file_writes_failed: Counter,
     /// Objects read from files.
     pub file_reads: Counter,
+    /// Files that were missing, broken, or could not be read.
+    pub file_reads_failed: Counter,
+    /// Reads of files that the file system did not answer in time.
+    pub file_timeouts: Counter,
     registry: Registry,
 }
 
@@ -79,6 +83,9 @@ impl Default for StoreMetrics {
         let file_writes_failed =
             counter("file_writes_failed", "Objects that could not be written to files");
         let file_reads = counter("file_reads", "Objects read from files");
+        let file_reads_failed =
+            counter("file_reads_failed", "Files that could not be read, or were not whole");
+        let file_timeouts = counter("file_timeouts", "Files that were not read in time");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
@@ -108,6 +115,8 @@ impl Default for StoreMetrics {
             file_writes,
             file_writes_failed,
             file_reads,
+            file_reads_failed,
+            file_timeouts,
             registry,
         }
     }
