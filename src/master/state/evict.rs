@@ -128,6 +128,10 @@ impl State {
         } else {
             self.drop_object(now, &mut shard, candidate.slot, End::Removed)
         };
+        if from == FILES {
+            counters::add(&self.counters.evicted_files, 1);
+            counters::add(&self.counters.evicted_file_bytes, bytes);
+        }
         counters::add(&self.counters.evicted_keys, 1);
         counters::add(&self.counters.evicted_bytes, bytes);
         Some((bytes, until))

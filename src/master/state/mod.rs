@@ -211,6 +211,12 @@ impl State {
         self.first_generation
     }
 
+    /// The first put of this life, and what the next one will be. Later than anything that is
+    /// known of puts by now.
+    pub fn generations(&self) -> (u64, u64) {
+        (self.first_generation, self.generation.load(Ordering::Relaxed))
+    }
+
     /// The view in which this master leads; 0 where nobody is elected.
     pub fn view_version(&self) -> i64 {
         self.settings.view_version
