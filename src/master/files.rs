@@ -19,22 +19,43 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Condvar, Mutex};
 
 use crate::limits;
+use crate::net::thread;
 use crate::pool::file::{generation_of, relative_path, Sealed, SEAL_BYTES};
 
 /// Pause between two looks through the folder.
 const LOOK_PAUSE: Duration = Duration::from_secs(600);
 /// Pause between two tries to get the lock of the folder, which a leader before may hold yet.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
+/// Time for a file system to say something of a folder when a master begins.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// A file of this life without an object may still be on its way to one when it is younger.
 const YOUNG: Duration = Duration::from_secs(600);
 const LOCK: &str = ".mooncake_master.lock";
 
 /// Bytes of the file system that a folder is or will be in; nothing where it is not here.
 pub(super) fn file_system_bytes(folder: &str) -> Option<u64> {
-    let path = Path::new(folder);
-    let found = [Some(path), path.parent()].into_iter().flatten();
-    let found = found.filter_map(|path| rustix::fs::statvfs(path).ok()).next()?;
+    let path = PathBuf::from(folder);
+    let found = asked(ASK_PATIENCE, move || {
+        let found = [Some(path.as_path()), path.parent()].into_iter().flatten();
+        found.filter_map(|path| rustix::fs::statvfs(path).ok()).next()
+    });
+    let found = found.flatten()?;
     Some(found.f_blocks.saturating_mul(found.f_frsize))
+}
+
+/// The answer of a file system, if it comes in time. One that hangs keeps a thread, not a master
+/// that starts or begins to lead.
+fn asked<T: Send + 'static>(
+    patience: Duration,
+    question: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (send, receive) = crossbeam_channel::bounded(1);
+    let ask = move || {
+        // Nobody may wait any more.
+        let _ = send.send(question());
+    };
+    thread::spawn("mc-files-ask", ask).ok()?;
+    receive.recv_timeout(patience).ok()
 }
 
 /// The index, as far as it concerns files.
@@ -81,7 +102,11 @@ impl Files {
             return None;
         }
         let path = PathBuf::from(folder);
-        if let Err(error) = make_folder(&path) {
+        let wanted = path.clone();
+        let made = asked(ASK_PATIENCE, move || make_folder(&wanted)).unwrap_or_else(|| {
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not answer"))
+        });
+        if let Err(error) = made {
             log::warn!("files of the disk tier are not deleted: {folder} is not here: {error}");
             return None;
         }
@@ -380,6 +405,15 @@ mod tests {
         runner.join().unwrap();
         assert!(live.exists() && young.exists() && foreign.exists());
         assert_eq!(files.counts(), (3, 0));
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_does_not_keep_a_master_from_beginning() {
+        let (release, hold) = crossbeam_channel::bounded::<()>(0);
+        let hangs = move || hold.recv().is_err();
+        assert_eq!(asked(Duration::from_millis(10), hangs), None);
+        drop(release);
+        assert_eq!(asked(Duration::from_secs(60), || 5), Some(5));
     }
 
     #[test]
