@@ -72,7 +72,7 @@ fn filled(count: usize) -> (State, f64, f64) {
         let items = chunk.iter().map(|n| PutItem::new(key(*n), vec![4096])).collect();
         let start = Call::BatchPutStart(None, items, PutOptions::default());
         let keys = chunk.iter().map(|n| key(*n)).collect();
-        let end = Call::BatchPutEnd(None, keys, ReplicaKind::Memory);
+        let end = Call::BatchPutEnd(None, keys, ReplicaKind::Memory, Vec::new());
         let before = clock();
         let _ = state.apply(now, start);
         let _ = state.apply(now, end);

@@ -286,9 +286,9 @@ fn stock(client: &MasterClient) {
     call(client, &Call::Mount(segment, OWNER));
     for number in 0..STOCK {
         let key = name("there", number);
-        let item = PutItem { key: key.clone(), slices: vec![4096] };
+        let item = PutItem::new(key.clone(), vec![4096]);
         call(client, &Call::PutStart(Some(OWNER), item, PutOptions::default()));
-        call(client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory));
+        call(client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory, 0));
     }
     let found = call(client, &Call::Lookup(name("there", 0)));
     assert!(matches!(found, Reply::Located(Ok(_))), "{found:?}");

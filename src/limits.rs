@@ -199,6 +199,17 @@ pub const STORE_REPLICAS_TRIED_MAX: usize = 8;
 /// than what a master waits before it gives up a silent writer, so a writer that stood still
 /// meanwhile does not begin to write by what was taken from it.
 pub const STORE_GRANT_USE_MAX: Duration = Duration::from_millis(1000);
+/// Puts of one client that go on at the same time and are known by number; of further ones lost
+/// words are not repeated. A list of them all is one call to the master, of 512 KiB at most.
+pub const STORE_OPEN_PUTS_MAX: usize = 65_536;
+/// After a lost word about a put, and from the next sign of life that is answered, the master is
+/// told this much later which puts go on: what waited in sockets has been taken in by then.
+pub const STORE_DOUBT_PAUSE: Duration = Duration::from_secs(3);
+/// Only puts that began so long ago are dropped for not being named: an answer that grants one is
+/// not on its way for longer, or is not used any more.
+pub const STORE_DOUBT_AGE: Duration = Duration::from_secs(2);
+const _: () = assert!(STORE_DOUBT_AGE.as_millis() > STORE_GRANT_USE_MAX.as_millis());
+const _: () = assert!(STORE_DOUBT_AGE.as_millis() < STORE_DOUBT_PAUSE.as_millis());
 /// How often a reader looks an object up again whose lease ended during the copy.
 pub const STORE_REREADS_MAX: usize = 4;
 /// Keys of one call to the master; larger batches take several. It keeps answers, with a few
@@ -219,6 +230,13 @@ pub const STORE_FILE_QUEUE_BYTES_MAX: usize = 256 << 20;
 pub const STORE_FILE_QUEUE_MAX: usize = 16_384;
 /// Threads that write them, upstream's number.
 pub const STORE_FILE_WRITERS: usize = 2;
+/// Threads that read files for callers: as many reads as a disk or a server likes at a time. No
+/// more calls than that stand in a file system that hangs.
+pub const STORE_FILE_READERS: usize = 8;
+/// Reads that wait for one of these threads, each with its caller.
+pub const STORE_FILE_READS_MAX: usize = 1024;
+/// A file system that has not answered any of them for so long is not asked by more.
+pub const STORE_FILE_STUCK: Duration = Duration::from_secs(2);
 /// Longest wait of a sign of life for news.
 pub const STORE_ATTEND_WAIT: Duration = Duration::from_millis(500);
 /// Time between two signs of life without news, upstream's number.
@@ -279,6 +297,9 @@ pub const STORE_BATCH_MAX: usize = 1 << 20;
 /// Files of the disk tier that wait to be deleted; what does not fit is found by the next look
 /// through the folder.
 pub const MASTER_FILES_QUEUED_MAX: usize = 1 << 18;
+/// Keys whose end is kept in mind while files of an earlier life are taken over. Beyond it no more
+/// files are: they are deleted.
+pub const MASTER_GONE_NOTED_MAX: usize = 1 << 20;
 /// Segments mounted at one master. A client mounts one or a few.
 pub const STORE_SEGMENTS_MAX: usize = 65_536;
 /// Clients known to one master: each costs a few hundred bytes until its time to live is over.

@@ -269,7 +269,7 @@ fn command_lines_of_guides_work() {
 
 #[test]
 fn both_families_are_served_on_the_unspecified_address() {
-    let arguments = ["--port=0", "--rpc_address=::", "--metrics_port=0", "--metrics_host=::"];
+    let arguments = ["--port=0", "--rpc_address=::", "--metrics_port=0"];
     let running = start(command(&arguments));
     for host in ["127.0.0.1", "::1"] {
         TcpStream::connect((host, running.port())).unwrap();
@@ -355,7 +355,7 @@ fn a_put_that_was_granted_may_end_before_the_master_does() {
     assert!(running.child.try_wait().unwrap().is_none(), "it waits");
     late.push(b"early".to_vec());
     for key in late {
-        let ended = call(&client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory));
+        let ended = call(&client, &Call::PutEnd(Some(OWNER), key, ReplicaKind::Memory, 0));
         assert!(matches!(ended, Reply::Done(Ok(()))), "{ended:?}");
     }
     assert!(running.end().success());

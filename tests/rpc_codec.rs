@@ -194,6 +194,45 @@ fn groups_stand_behind_what_earlier_versions_read() {
     assert_eq!(upstream(&grouped), upstream(&plain));
 }
 
+#[test]
+fn what_a_put_is_called_is_a_field_behind_all_others() {
+    use mooncake::pool::replica::ReplicaKind;
+    let (key, keys) = (b"k".to_vec(), vec![b"k".to_vec(), b"l".to_vec()]);
+    let kind = ReplicaKind::Memory;
+    let pairs = [
+        (Call::PutEnd(None, key.clone(), kind, 0), Call::PutEnd(None, key.clone(), kind, 7)),
+        (Call::PutRevoke(None, key.clone(), kind, 0), Call::PutRevoke(None, key, kind, 7)),
+        (
+            Call::BatchPutEnd(None, keys.clone(), kind, vec![]),
+            Call::BatchPutEnd(None, keys.clone(), kind, vec![7, 8]),
+        ),
+        (
+            Call::BatchPutRevoke(None, keys.clone(), kind, vec![]),
+            Call::BatchPutRevoke(None, keys.clone(), kind, vec![7, 8]),
+        ),
+    ];
+    let encode = |call: &Call| {
+        let mut body = Vec::new();
+        let function = dialect::encode_request(Dialect::Native, call, &mut body).unwrap();
+        (function, body)
+    };
+    for (old, new) in pairs {
+        // A master from before the field reads the same call and passes over the rest; a client
+        // from before it is read as one that does not say.
+        let ((function, before), (_, after)) = (encode(&old), encode(&new));
+        assert!(after.starts_with(&before) && after.len() > before.len());
+        for (body, call) in [(&before, &old), (&after, &new)] {
+            let read = dialect::decode_request(function, body, Dialect::Upstream0_3_7).unwrap();
+            assert_eq!(&read.call, call);
+        }
+        let cut = &after[..after.len() - 1];
+        assert!(dialect::decode_request(function, cut, Dialect::Upstream0_3_7).is_err());
+    }
+    // Not one for each key.
+    let (function, body) = encode(&Call::BatchPutEnd(None, keys, kind, vec![7]));
+    assert!(dialect::decode_request(function, &body, Dialect::Upstream0_3_7).is_err());
+}
+
 /// Every captured frame, and one native frame of each kind.
 fn frames(random: &mut Random) -> Vec<Vec<u8>> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/store/0.3.7.post2");

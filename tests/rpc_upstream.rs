@@ -81,7 +81,7 @@ impl Caller {
 
     fn put(&self, key: &str) {
         self.put_start(key, &[100]).unwrap();
-        assert_eq!(self.done(Call::PutEnd(None, bytes(key), ReplicaKind::Memory)), Ok(()));
+        assert_eq!(self.done(Call::PutEnd(None, bytes(key), ReplicaKind::Memory, 0)), Ok(()));
     }
 }
 
@@ -155,10 +155,10 @@ fn every_function_of_the_upstream_master() {
     assert_eq!(caller.put_start("a", &[8]), Err(Refusal::OBJECT_ALREADY_EXISTS));
     assert_eq!(caller.put_start("", &[8]), Err(Refusal::INVALID_PARAMS));
     assert_eq!(caller.lookup("a"), Err(Refusal::REPLICA_IS_NOT_READY));
-    let end = |key: &str, kind| Call::PutEnd(None, bytes(key), kind);
+    let end = |key: &str, kind| Call::PutEnd(None, bytes(key), kind, 0);
     assert_eq!(caller.done(end("a", ReplicaKind::All)), Ok(()), "all is memory there");
     assert_eq!(caller.done(end("b", ReplicaKind::Memory)), Err(Refusal::OBJECT_NOT_FOUND));
-    let revoke = |key: &str| Call::PutRevoke(None, bytes(key), ReplicaKind::Memory);
+    let revoke = |key: &str| Call::PutRevoke(None, bytes(key), ReplicaKind::Memory, 0);
     assert_eq!(caller.done(revoke("a")), Err(Refusal::INVALID_WRITE));
     let located = caller.lookup("a").unwrap();
     assert_eq!(ranges(&located.replicas, ReplicaStatus::Complete), given);
@@ -176,7 +176,7 @@ fn every_function_of_the_upstream_master() {
     let all = answer!(caller, start, BatchGranted);
     assert_eq!(all[1], Err(Refusal::OBJECT_ALREADY_EXISTS));
     assert!([0, 2, 3].into_iter().all(|at| all[at].is_ok()), "{all:?}");
-    let call = Call::BatchPutEnd(None, keys.clone(), ReplicaKind::Memory);
+    let call = Call::BatchPutEnd(None, keys.clone(), ReplicaKind::Memory, Vec::new());
     assert_eq!(caller.all_done(call), vec![Ok(()); 4]);
     let mut asked = keys.clone();
     asked.push(bytes("absent"));
@@ -199,7 +199,8 @@ fn every_function_of_the_upstream_master() {
     assert_eq!(caller.done(revoke("r")), Ok(()));
     assert_eq!(caller.lookup("r"), Err(Refusal::OBJECT_NOT_FOUND));
     caller.put_start("r", &[5]).unwrap();
-    let call = Call::BatchPutRevoke(None, vec![bytes("r"), bytes("x")], ReplicaKind::Memory);
+    let call =
+        Call::BatchPutRevoke(None, vec![bytes("r"), bytes("x")], ReplicaKind::Memory, Vec::new());
     assert_eq!(caller.all_done(call), [Ok(()), Err(Refusal::OBJECT_NOT_FOUND)]);
 
     // Removal, once the leases are over.

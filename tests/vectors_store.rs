@@ -104,8 +104,10 @@ fn request_meaning(call: &Call) -> Value {
         }
         Call::BatchExists(keys)
         | Call::BatchLookup(keys)
-        | Call::BatchPutEnd(None, keys, ReplicaKind::Memory)
-        | Call::BatchPutRevoke(None, keys, ReplicaKind::Memory) => json!({ "keys": texts(keys) }),
+        | Call::BatchPutEnd(None, keys, ReplicaKind::Memory, _)
+        | Call::BatchPutRevoke(None, keys, ReplicaKind::Memory, _) => {
+            json!({ "keys": texts(keys) })
+        }
         Call::LookupByPattern(pattern) | Call::RemoveByPattern { pattern, force: false } => {
             json!({ "regex": text(pattern) })
         }
@@ -117,7 +119,7 @@ fn request_meaning(call: &Call) -> Value {
             "slice_lengths": items.iter().map(|item| json!(item.slices)).collect::<Value>(),
             "config": config(options),
         }),
-        Call::PutEnd(None, key, of) | Call::PutRevoke(None, key, of) => {
+        Call::PutEnd(None, key, of, 0) | Call::PutRevoke(None, key, of, 0) => {
             json!({ "key": text(key), "replica_type": kind(*of) })
         }
         Call::Mount(mounted, client) => {

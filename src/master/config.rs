@@ -111,8 +111,12 @@ pub struct MasterConfig {
     pub put_release: Duration,
     /// Shared folder of files; clients get it with the cluster's name behind it.
     pub storage_directory: String,
-    /// For the metrics.
+    /// Bytes that objects in that folder may have.
     pub file_capacity: u64,
+    /// The same as a share of the file system, which is not known here: it counts where it is less.
+    pub file_share: Option<f64>,
+    /// The oldest files go when there are too many bytes of them.
+    pub evict_files: bool,
     /// Name of the cluster.
     pub cluster_id: String,
     /// The journal.
@@ -183,8 +187,12 @@ impl MasterConfig {
             "" => String::new(),
             _ => format!("{root}/{cluster_id}"),
         };
+        let pages = beside(values, &rpc, "metrics_host", "metrics_port")?;
         let metadata = match values.bool("enable_http_metadata_server") {
-            true => Some(listen(values, "http_metadata_server_host", "http_metadata_server_port")?),
+            true => {
+                let host = "http_metadata_server_host";
+                Some(beside(values, &rpc, host, "http_metadata_server_port")?)
+            }
             false => None,
         };
         let metadata_service = metadata_service(values, host, &mut warnings)?;
@@ -205,7 +213,7 @@ impl MasterConfig {
             threads,
             no_delay: values.bool("rpc_enable_tcp_no_delay"),
             silent_timeout: (silent > 0).then(|| seconds(silent)),
-            metrics: listen(values, "metrics_host", "metrics_port")?,
+            metrics: pages,
             report_metrics: values.bool("enable_metric_reporting"),
             metadata,
             metadata_file: (!file.is_empty()).then(|| PathBuf::from(file)),
@@ -220,8 +228,9 @@ impl MasterConfig {
             put_discard: seconds_of(values, "put_start_discard_timeout_sec"),
             put_release: seconds_of(values, "put_start_release_timeout_sec"),
             storage_directory,
-            file_capacity: u64::try_from(at_least(values, "global_file_segment_size", 0)?)
-                .unwrap_or(0),
+            file_capacity: file_capacity(values)?,
+            file_share: (values.unsigned("quota_bytes") == 0).then_some(FILE_SHARE),
+            evict_files: values.bool("enable_disk_eviction"),
             cluster_id,
             warnings,
         };
@@ -234,6 +243,17 @@ impl MasterConfig {
         }
         Ok(config)
     }
+}
+
+/// The share of the file system that files may take where no number is given; upstream's.
+const FILE_SHARE: f64 = 0.9;
+
+fn file_capacity(values: &Values) -> Result<u64> {
+    let most = u64::try_from(at_least(values, "global_file_segment_size", 0)?).unwrap_or(0);
+    Ok(match values.unsigned("quota_bytes") {
+        0 => most,
+        quota => most.min(quota),
+    })
 }
 
 /// The flag that counts: the new name unless it is 0. Says so where the old one was used.
@@ -276,6 +296,21 @@ fn port(values: &Values, flag: &'static str) -> Result<u16> {
 fn listen(values: &Values, host: &'static str, port_flag: &'static str) -> Result<Listen> {
     let port = port(values, port_flag)?;
     Ok(Listen { host: host_of(values, host)?, port, flag: port_flag })
+}
+
+/// The same for a port beside that of the calls: whoever serves calls over IPv6 and says nothing
+/// else means these as well, which then serve both families.
+fn beside(
+    values: &Values,
+    rpc: &Listen,
+    host: &'static str,
+    port_flag: &'static str,
+) -> Result<Listen> {
+    let mut listen = listen(values, host, port_flag)?;
+    if values.origin(host) == Origin::Default && rpc.host.contains(':') {
+        listen.host = "::".to_owned();
+    }
+    Ok(listen)
 }
 
 /// An address or a host name, without the brackets that an IPv6 address may have.

@@ -127,7 +127,7 @@ impl Page<'_, '_> {
             ("mooncake_master_files", "Files of the disk tier", totals.files),
             (
                 "master_total_file_capacity_bytes",
-                "Bytes that the shared folder is said to hold",
+                "Bytes of objects that the shared folder may hold",
                 file_capacity.unwrap_or(0),
             ),
             ("master_key_count", "Objects, unfinished ones too", totals.keys),
@@ -163,6 +163,26 @@ impl Page<'_, '_> {
                 "mooncake_master_reported_objects_total",
                 "Objects taken over from what clients report",
                 totals.reported_objects,
+            ),
+            (
+                "mooncake_master_revived_files_total",
+                "Files of an earlier master that were taken over",
+                totals.revived_files,
+            ),
+            (
+                "mooncake_master_evicted_files_total",
+                "Files that went because there were too many bytes of them",
+                totals.evicted_files,
+            ),
+            (
+                "mooncake_master_evicted_file_bytes_total",
+                "Bytes of these files' objects",
+                totals.evicted_file_bytes,
+            ),
+            (
+                "mooncake_master_refused_files_total",
+                "Objects that got no file because the shared folder was full",
+                totals.refused_files,
             ),
             ("mooncake_master_waited_puts_total", "Puts that waited", totals.waited_puts),
             (

@@ -16,6 +16,7 @@ use super::config::{self, Listen, MasterConfig};
 use super::ending::Ending;
 use super::exposition::Sources;
 use super::fence::Fence;
+use super::files::file_system_bytes;
 use super::journal::file::{discard, Journal};
 use super::journal::image::Image;
 use super::seat::Seat;
@@ -66,6 +67,7 @@ enum Serving {
 impl Process {
     /// Opens all ports and serves, or campaigns to. `alarm` is called where this ends by itself.
     pub fn start(config: &MasterConfig, alarm: Alarm) -> Result<Process> {
+        let config = &with_file_system(config);
         let admin_listener = open(&config.metrics)?;
         let metadata_listener = config.metadata.as_ref().map(open).transpose()?;
         let fence = config.candidacy.as_ref().map(|_| Arc::new(Fence::closed(Instant::now())));
@@ -217,6 +219,17 @@ impl Serving {
             Err(Error::new(crate::error::ErrorKind::Unsupported, text))
         }
     }
+}
+
+/// Limits the files to their share of the file system, where it is seen here.
+fn with_file_system(config: &MasterConfig) -> MasterConfig {
+    let mut config = config.clone();
+    let share = config.file_share.filter(|_| !config.storage_directory.is_empty());
+    let whole = share.and_then(|_| file_system_bytes(&config.storage_directory));
+    if let (Some(share), Some(whole)) = (share, whole) {
+        config.file_capacity = config.file_capacity.min((whole as f64 * share) as u64);
+    }
+    config
 }
 
 /// Where clients keep their metadata, if what those leave that are gone is to be taken away.

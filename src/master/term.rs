@@ -3,7 +3,7 @@
 //! A master that stands alone has one for its whole life; an elected one gets a new one, empty,
 //! each time it begins to lead. Owns the server of calls and the threads `mc-master` (time),
 //! `mc-journal` (its size) and `mc-files` (files whose objects are gone). A term that ends leaves
-//! nothing behind but the journal.
+//! nothing behind but the journal, and `mc-files` where a file system keeps it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::cleanup::Cleanup;
 use super::config::{Allocation, Listen, MasterConfig};
 use super::ending::Ending;
 use super::fence::Fence;
-use super::files::Files;
+use super::files::{Files, Live, Owner};
 use super::journal::file::Journal;
 use super::journal::image::Image;
 use super::journal::record::Record;
@@ -26,6 +26,7 @@ use crate::limits;
 use crate::net::address::{resolve, Family};
 use crate::net::port::PortRule;
 use crate::net::{random, thread};
+use crate::pool::file::Sealed;
 use crate::pool::placement::Policy;
 use crate::rpc::dialect::Dialect;
 use crate::rpc::server::{Counters, Port, Server, ServerOptions};
@@ -35,6 +36,8 @@ use crate::time::Deadline;
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a journal that was given up is tried again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+/// Time for the files that are still to be deleted, and for a file system that hangs.
+const FILES_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two looks at the puts that are waited for.
 const DRAIN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -55,6 +58,8 @@ pub(super) struct Term {
     threads: Vec<JoinHandle<()>>,
     ending: Arc<Ending>,
     files: Option<Arc<Files>>,
+    /// The thread `mc-files`, which a file system that hangs may keep.
+    files_thread: Option<JoinHandle<()>>,
 }
 
 impl Term {
@@ -88,6 +93,9 @@ impl Term {
             })?,
             None => State::new(settings, now, outlet),
         };
+        if files.is_some() {
+            state.expect_files();
+        }
         if let Some(journal) = &journal {
             let (keys, segments) = (state.totals().keys, state.totals().segments);
             log::info!("journal: {keys} objects, {segments} segments of the life before");
@@ -108,7 +116,7 @@ impl Term {
         let server = Server::start(options, &[port], Arc::clone(&master) as _)
             .map_err(|error| error.with("flag", format!("--{}", config.rpc.flag)))?;
         let (threads, ending) = (Vec::new(), Arc::default());
-        let mut term = Term { server, master, threads, ending, files };
+        let mut term = Term { server, master, threads, ending, files, files_thread: None };
         term.start_threads(journal)?;
         Ok(term)
     }
@@ -118,8 +126,8 @@ impl Term {
         self.threads.push(thread::spawn("mc-master", move || master.run())?);
         if let Some(files) = self.files.clone() {
             let master = Arc::clone(&self.master);
-            self.threads.push(thread::spawn("mc-files", move || {
-                files.run(|| (master.state().puts_with_files(), master.state().life()));
+            self.files_thread = Some(thread::spawn("mc-files", move || {
+                files.run(master.state());
             })?);
         }
         if let Some(journal) = journal {
@@ -173,6 +181,16 @@ impl Term {
             // A panic has been reported by the thread itself.
             let _ = thread.join();
         }
+        let Some(thread) = self.files_thread.take() else { return };
+        let end = Instant::now() + FILES_PATIENCE;
+        while !thread.is_finished() {
+            if Instant::now() >= end {
+                log::warn!("a thread is left in a file system that hangs");
+                return;
+            }
+            std::thread::sleep(DRAIN_PAUSE);
+        }
+        let _ = thread.join();
     }
 }
 
@@ -221,6 +239,7 @@ fn settings(config: &MasterConfig, mandate: Option<&Mandate>) -> Result<Settings
         },
         storage_directory: config.storage_directory.clone(),
         file_capacity: config.file_capacity,
+        evict_files: config.evict_files,
         ..Settings::default()
     })
 }
@@ -239,6 +258,21 @@ fn look_after(journal: &Journal, master: &Master, retry_at: &mut Option<Instant>
         if let Err(error) = journal.compact(master.state(), Instant::now()) {
             log::error!("{error}");
         }
+    }
+}
+
+impl Owner for State {
+    fn live(&self) -> Live {
+        let (first, next) = self.generations();
+        Live { puts: self.puts_with_files(), first, next }
+    }
+
+    fn take(&self, found: Sealed) -> bool {
+        self.take_file(Instant::now(), found)
+    }
+
+    fn taken(&self) {
+        self.expect_no_files();
     }
 }
 

@@ -5,18 +5,24 @@
 //! name is the start of the key with everything that a path could mistake replaced; the generation
 //! makes it unique, so no two objects share a file, and a file is never written twice.
 //!
-//! Behind the object's bytes stands a seal of [`SEAL_BYTES`], by which a reader knows that the file
-//! is whole and of that key. Upstream's readers do not look there, and its writers write none.
+//! Behind the object's bytes stand its key and a seal of [`SEAL_BYTES`], by which a reader knows
+//! that the file is whole and of that put, and a master that has lost its memory what it holds.
+//! Upstream's readers do not look there, and its writers write none. The first files of this
+//! library had a seal without the key; they are read as well.
 
-use super::object::Generation;
+use super::object::{Generation, Key};
+use crate::limits;
 
 /// Bytes of the key that are shown in a name.
 const NAME_BYTES_MAX: usize = 120;
 /// Digits of the generation at the end of a name.
 const GENERATION_DIGITS: usize = 16;
-/// Length of a seal.
-pub const SEAL_BYTES: usize = 32;
-const MAGIC: [u8; 8] = *b"MCSEAL\0\x01";
+/// Length of a seal; the key stands before it.
+pub const SEAL_BYTES: usize = 40;
+const MAGIC: [u8; 8] = *b"MCSEAL\0\x02";
+/// Length of a seal without the key.
+pub const OLD_SEAL_BYTES: usize = 32;
+const OLD_MAGIC: [u8; 8] = *b"MCSEAL\0\x01";
 /// What an unfinished file is called, behind its later name.
 pub const UNFINISHED: &str = ".part";
 
@@ -75,10 +81,73 @@ pub fn is_below(folder: &str, path: &str) -> bool {
         && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// The seal of an object's bytes.
-pub fn seal(key: &[u8], size: u64, sum: u32) -> [u8; SEAL_BYTES] {
-    let mut seal = [0; SEAL_BYTES];
-    seal[..8].copy_from_slice(&MAGIC);
+/// What a file says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Whose value it is.
+    pub key: Key,
+    /// Which put; 0 in files whose names have no number.
+    pub generation: Generation,
+    /// Bytes of the object.
+    pub size: u64,
+    /// CRC-32 of the object's bytes.
+    pub sum: u32,
+}
+
+impl Sealed {
+    /// What stands behind the object's bytes: the key and the seal.
+    pub fn tail(&self) -> Vec<u8> {
+        let mut tail = Vec::with_capacity(self.key.len() + SEAL_BYTES);
+        tail.extend_from_slice(&self.key);
+        tail.extend_from_slice(&MAGIC);
+        tail.extend_from_slice(&self.size.to_le_bytes());
+        tail.extend_from_slice(&self.generation.to_le_bytes());
+        // Keys are bounded, far below this.
+        tail.extend_from_slice(&u32::try_from(self.key.len()).unwrap_or(u32::MAX).to_le_bytes());
+        tail.extend_from_slice(&self.sum.to_le_bytes());
+        // Room for flags.
+        tail.extend_from_slice(&[0; 4]);
+        let own = crc32fast::hash(&tail);
+        tail.extend_from_slice(&own.to_le_bytes());
+        tail
+    }
+
+    /// Bytes of the key that stands before a seal, if it is one, in a file of that length.
+    pub fn key_bytes(seal: &[u8; SEAL_BYTES], file_bytes: u64) -> Option<usize> {
+        let key = u64::from(word(seal, 24));
+        let size = double_word(seal, 8);
+        let whole = size.checked_add(key)?.checked_add(SEAL_BYTES as u64)?;
+        let is_sound = seal[..8] == MAGIC && size > 0 && key > 0 && whole == file_bytes;
+        usize::try_from(key).ok().filter(|key| is_sound && *key <= limits::KEY_BYTES_MAX)
+    }
+
+    /// Reads the key and the seal, which are one piece.
+    pub fn decode(tail: &[u8]) -> Option<Sealed> {
+        let (key, seal) = tail.split_last_chunk::<SEAL_BYTES>()?;
+        let sealed = Sealed {
+            key: key.to_vec(),
+            generation: double_word(seal, 16),
+            size: double_word(seal, 8),
+            sum: word(seal, 28),
+        };
+        (sealed.tail() == tail).then_some(sealed)
+    }
+}
+
+fn word(seal: &[u8; SEAL_BYTES], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&seal[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+fn double_word(seal: &[u8; SEAL_BYTES], at: usize) -> u64 {
+    u64::from(word(seal, at)) | u64::from(word(seal, at + 4)) << 32
+}
+
+/// The seal without the key, as the first files of this library have it.
+pub fn old_seal(key: &[u8], size: u64, sum: u32) -> [u8; OLD_SEAL_BYTES] {
+    let mut seal = [0; OLD_SEAL_BYTES];
+    seal[..8].copy_from_slice(&OLD_MAGIC);
     seal[8..16].copy_from_slice(&size.to_le_bytes());
     seal[16..24].copy_from_slice(&folder_hash(key).to_le_bytes());
     seal[24..28].copy_from_slice(&sum.to_le_bytes());
@@ -142,10 +211,36 @@ mod tests {
 
     #[test]
     fn seals_differ_by_key_size_and_sum() {
-        let one = seal(b"k", 5, 7);
-        assert_eq!(one, seal(b"k", 5, 7));
-        for other in [seal(b"l", 5, 7), seal(b"k", 6, 7), seal(b"k", 5, 8)] {
+        let one = old_seal(b"k", 5, 7);
+        assert_eq!(one, old_seal(b"k", 5, 7));
+        for other in [old_seal(b"l", 5, 7), old_seal(b"k", 6, 7), old_seal(b"k", 5, 8)] {
             assert_ne!(one, other);
         }
+    }
+
+    #[test]
+    fn a_seal_tells_the_key_and_every_bit_of_it_counts() {
+        for key in [&b"k"[..], b"../a\0b", &[b'x'; limits::KEY_BYTES_MAX]] {
+            let sealed = Sealed { key: key.to_vec(), generation: 9, size: 5, sum: 7 };
+            let tail = sealed.tail();
+            let length = 5 + tail.len() as u64;
+            let seal = tail.last_chunk().unwrap();
+            assert_eq!(Sealed::key_bytes(seal, length), Some(key.len()));
+            assert_eq!(Sealed::decode(&tail), Some(sealed));
+            for wrong in [length - 1, length + 1, 0, u64::MAX] {
+                assert_eq!(Sealed::key_bytes(seal, wrong), None);
+            }
+            for at in (0..tail.len()).step_by(1 + tail.len() / 200) {
+                let mut changed = tail.clone();
+                changed[at] ^= 4;
+                assert_eq!(Sealed::decode(&changed), None, "byte {at}");
+            }
+            assert_eq!(Sealed::decode(&tail[1..]), None);
+        }
+        assert_eq!(Sealed::decode(&[0; SEAL_BYTES]), None);
+        // Longer than any key.
+        let key = vec![b'x'; limits::KEY_BYTES_MAX + 1];
+        let tail = Sealed { key, generation: 9, size: 5, sum: 7 }.tail();
+        assert_eq!(Sealed::key_bytes(tail.last_chunk().unwrap(), 5 + tail.len() as u64), None);
     }
 }

@@ -32,14 +32,15 @@ pub enum Call {
     PutStart(Option<ClientId>, PutItem, PutOptions),
     /// Room for many.
     BatchPutStart(Option<ClientId>, Vec<PutItem>, PutOptions),
-    /// The copies of that kind are written.
-    PutEnd(Option<ClientId>, Key, ReplicaKind),
+    /// The copies of that kind are written. The generation says of which put; 0 is whichever the
+    /// key has now, as upstream's dialect means it.
+    PutEnd(Option<ClientId>, Key, ReplicaKind, Generation),
+    /// The same for many: one generation for each key, or none at all.
+    BatchPutEnd(Option<ClientId>, Vec<Key>, ReplicaKind, Vec<Generation>),
+    /// The copies of that kind will not be written; generations as for their end.
+    PutRevoke(Option<ClientId>, Key, ReplicaKind, Generation),
     /// The same for many.
-    BatchPutEnd(Option<ClientId>, Vec<Key>, ReplicaKind),
-    /// The copies of that kind will not be written.
-    PutRevoke(Option<ClientId>, Key, ReplicaKind),
-    /// The same for many.
-    BatchPutRevoke(Option<ClientId>, Vec<Key>, ReplicaKind),
+    BatchPutRevoke(Option<ClientId>, Vec<Key>, ReplicaKind, Vec<Generation>),
     /// Removes one object; with `force`, leases do not protect it.
     Remove {
         /// Which.
@@ -115,6 +116,17 @@ pub enum Call {
         /// The ranges.
         ranges: Vec<KeptRange>,
     },
+    /// Native: the client's puts that go on, all of them. Of its unfinished puts the others were
+    /// given up, but the word about it was lost, or the answer that granted them; those are dropped
+    /// that began at least `age_ms` ago, because answers on their way are younger.
+    Unfinished {
+        /// Who.
+        client: ClientId,
+        /// What goes on.
+        puts: Vec<Generation>,
+        /// Younger puts are left alone.
+        age_ms: u32,
+    },
 }
 
 /// What a native put is given: its copies and the generation that orders it.
@@ -150,7 +162,7 @@ pub enum Reply {
     /// To [`Call::BatchPutStart`].
     BatchGranted(Vec<Outcome<Granted>>),
     /// To calls without a result of their own: end, revoke, remove, mount, remount, unmount,
-    /// report, suspect, keep.
+    /// report, suspect, keep, unfinished.
     Done(Outcome<()>),
     /// To their batched forms.
     BatchDone(Vec<Outcome<()>>),
@@ -241,11 +253,13 @@ pub enum Method {
     Suspect,
     /// [`Call::Keep`].
     Keep,
+    /// [`Call::Unfinished`].
+    Unfinished,
 }
 
 impl Method {
     /// All, in the order of their numbers.
-    pub const ALL: [Method; 26] = [
+    pub const ALL: [Method; 27] = [
         Method::ServiceReady,
         Method::StorageDirectory,
         Method::Ping,
@@ -272,6 +286,7 @@ impl Method {
         Method::Report,
         Method::Suspect,
         Method::Keep,
+        Method::Unfinished,
     ];
 
     /// True where a second call with the same arguments leaves everything as the first one did
@@ -301,8 +316,8 @@ impl Reply {
                 items.len() == answers.len()
             }
             (
-                Call::BatchPutEnd(_, keys, _)
-                | Call::BatchPutRevoke(_, keys, _)
+                Call::BatchPutEnd(_, keys, ..)
+                | Call::BatchPutRevoke(_, keys, ..)
                 | Call::BatchRemove { keys, .. },
                 Reply::BatchDone(answers),
             ) => keys.len() == answers.len(),
@@ -334,6 +349,7 @@ impl Reply {
                     | Method::Report
                     | Method::Suspect
                     | Method::Keep
+                    | Method::Unfinished
             ),
             Reply::BatchDone(_) => {
                 matches!(method, Method::BatchPutEnd | Method::BatchPutRevoke | Method::BatchRemove)
@@ -376,6 +392,7 @@ impl Call {
             Call::Report { .. } => Method::Report,
             Call::Suspect { .. } => Method::Suspect,
             Call::Keep { .. } => Method::Keep,
+            Call::Unfinished { .. } => Method::Unfinished,
         }
     }
 
@@ -392,8 +409,8 @@ impl Call {
             Call::LookupByPattern(_) => Reply::Found(Err(why)),
             Call::PutStart(..) => Reply::Granted(Err(why)),
             Call::BatchPutStart(_, items, _) => Reply::BatchGranted(vec![Err(why); items.len()]),
-            Call::BatchPutEnd(_, keys, _)
-            | Call::BatchPutRevoke(_, keys, _)
+            Call::BatchPutEnd(_, keys, ..)
+            | Call::BatchPutRevoke(_, keys, ..)
             | Call::BatchRemove { keys, .. } => Reply::BatchDone(vec![Err(why); keys.len()]),
             Call::RemoveByPattern { .. } => Reply::Removed(Err(why)),
             Call::RemoveAll { .. } => Reply::RemovedAll(0),
@@ -407,7 +424,8 @@ impl Call {
             | Call::Unmount(..)
             | Call::Report { .. }
             | Call::Suspect { .. }
-            | Call::Keep { .. } => Reply::Done(Err(why)),
+            | Call::Keep { .. }
+            | Call::Unfinished { .. } => Reply::Done(Err(why)),
         }
     }
 }

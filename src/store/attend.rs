@@ -79,6 +79,8 @@ fn answered(shared: &Shared) {
     }
     pulse.failures = 0;
     pulse.answered = Some(Instant::now());
+    drop(pulse);
+    shared.open_puts.lock().answered(Instant::now());
 }
 
 /// Waits for news of a native master. Returns the shortest time until the next call.
@@ -87,6 +89,7 @@ fn news(shared: &Shared) -> Result<Duration> {
         fence(shared)?;
     }
     tell_lent(shared)?;
+    tell_unfinished(shared);
     let acknowledged = shared.held.lock().acknowledged();
     let events = shared.calls.attend(acknowledged, Deadline::within(CALL_TIMEOUT))?;
     if events.pong.status != ClientStatus::NeedRemount && tells_of_unfinished(shared, &events) {
@@ -157,6 +160,18 @@ fn tell_lent(shared: &Shared) -> Result<()> {
         shared.held.lock().stay_untold();
     }
     told
+}
+
+/// Says which puts go on, some time after a word about one was lost.
+fn tell_unfinished(shared: &Shared) {
+    let Some(puts) = shared.open_puts.lock().due(Instant::now()) else { return };
+    let told = tolerate(shared.calls.unfinished(puts, Deadline::within(CALL_TIMEOUT)));
+    match told {
+        Ok(()) => {
+            shared.metrics.unfinished_told.inc();
+        }
+        Err(_) => shared.open_puts.lock().doubt(),
+    }
 }
 
 /// A sign of life as upstream gives it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::pool::identity::{ClientId, SegmentId};
-use crate::pool::object::{Key, PutItem, PutOptions};
+use crate::pool::object::{Generation, Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Located, Replica, ReplicaKind};
 use crate::pool::segment::{HeldObject, KeptRange, Pong, Segment};
@@ -21,6 +21,14 @@ pub(super) struct Calls {
     master: Arc<dyn Master>,
     client: ClientId,
     timeout: Duration,
+}
+
+/// One put of a key.
+#[derive(Clone, Debug)]
+pub(super) struct Put {
+    pub(super) key: Key,
+    /// Which; 0 where the master does not say.
+    pub(super) generation: Generation,
 }
 
 /// Takes the answer of the expected kind out of a reply.
@@ -110,6 +118,13 @@ impl Calls {
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 
+    /// Names all puts that go on; the master drops older ones of this client.
+    pub(super) fn unfinished(&self, puts: Vec<Generation>, deadline: Deadline) -> Result<()> {
+        let age_ms = limits::STORE_DOUBT_AGE.as_millis() as u32;
+        let call = Call::Unfinished { client: self.client, puts, age_ms };
+        answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
+    }
+
     pub(super) fn suspect(&self, endpoint: &str, deadline: Deadline) -> Result<()> {
         let call = Call::Suspect { client: self.client, endpoint: endpoint.to_owned() };
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
@@ -170,24 +185,22 @@ impl Calls {
         answer!(self, &call, deadline, Reply::BatchGranted)
     }
 
-    pub(super) fn put_end<K: AsRef<[u8]>>(
-        &self,
-        keys: &[K],
-        deadline: Deadline,
-    ) -> Result<Vec<Outcome<()>>> {
-        self.each(keys, |part| {
-            let call = Call::BatchPutEnd(Some(self.client), part, ReplicaKind::Memory);
+    pub(super) fn put_end(&self, puts: &[Put], deadline: Deadline) -> Result<Vec<Outcome<()>>> {
+        self.each_put(puts, |keys, which| {
+            let call = Call::BatchPutEnd(Some(self.client), keys, ReplicaKind::Memory, which);
             answer!(self, &call, deadline, Reply::BatchDone)
         })
     }
 
-    pub(super) fn put_revoke<K: AsRef<[u8]>>(
+    /// Takes back copies that will not be written.
+    pub(super) fn put_revoke(
         &self,
-        keys: &[K],
+        puts: &[Put],
+        kind: ReplicaKind,
         deadline: Deadline,
     ) -> Result<Vec<Outcome<()>>> {
-        self.each(keys, |part| {
-            let call = Call::BatchPutRevoke(Some(self.client), part, ReplicaKind::Memory);
+        self.each_put(puts, |keys, which| {
+            let call = Call::BatchPutRevoke(Some(self.client), keys, kind, which);
             answer!(self, &call, deadline, Reply::BatchDone)
         })
     }
@@ -198,27 +211,25 @@ impl Calls {
     }
 
     /// The copy in a file is written.
-    pub(super) fn put_end_file(&self, key: &Key, deadline: Deadline) -> Result<()> {
-        let call = Call::PutEnd(Some(self.client), key.clone(), ReplicaKind::Disk);
+    pub(super) fn put_end_file(&self, put: &Put, deadline: Deadline) -> Result<()> {
+        let (key, which) = (put.key.clone(), put.generation);
+        let call = Call::PutEnd(Some(self.client), key, ReplicaKind::Disk, which);
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 
     /// Takes back copies in files that this client does not write, in one call where the dialect
     /// has it.
-    pub(super) fn revoke_files(&self, keys: &[Key], deadline: Deadline) -> Result<()> {
+    pub(super) fn revoke_files(&self, puts: &[Put], deadline: Deadline) -> Result<()> {
         if self.is_native() {
-            let revoked = self.each(keys, |part| {
-                let call = Call::BatchPutRevoke(Some(self.client), part, ReplicaKind::Disk);
-                answer!(self, &call, deadline, Reply::BatchDone)
-            });
-            return revoked.map(drop);
+            return self.put_revoke(puts, ReplicaKind::Disk, deadline).map(drop);
         }
-        keys.iter().try_for_each(|key| self.revoke_file(key, deadline))
+        puts.iter().try_for_each(|put| self.revoke_file(put, deadline))
     }
 
     /// Takes back the copy in a file.
-    pub(super) fn revoke_file(&self, key: &Key, deadline: Deadline) -> Result<()> {
-        let call = Call::PutRevoke(Some(self.client), key.clone(), ReplicaKind::Disk);
+    pub(super) fn revoke_file(&self, put: &Put, deadline: Deadline) -> Result<()> {
+        let (key, which) = (put.key.clone(), put.generation);
+        let call = Call::PutRevoke(Some(self.client), key, ReplicaKind::Disk, which);
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 
@@ -270,15 +281,8 @@ impl Calls {
     ) -> Result<Vec<Outcome<T>>> {
         let mut answers = Vec::new();
         for part in parts(keys, |key| key.as_ref().len()) {
-            let got = call(part.iter().map(|key| key.as_ref().to_vec()).collect())?;
-            if got.len() != part.len() {
-                return Err(Error::new(
-                    ErrorKind::Protocol,
-                    "the master answered for another number of keys",
-                )
-                .with("asked", part.len())
-                .with("answered", got.len()));
-            }
+            let copies = part.iter().map(|key| key.as_ref().to_vec()).collect();
+            let got = for_all(part.len(), call(copies)?)?;
             match answers.is_empty() {
                 true => answers = got,
                 false => answers.extend(got),
@@ -286,6 +290,34 @@ impl Calls {
         }
         Ok(answers)
     }
+
+    /// The same for puts; a master that numbers none is not told which.
+    fn each_put<T>(
+        &self,
+        puts: &[Put],
+        call: impl Fn(Vec<Key>, Vec<Generation>) -> Result<Vec<Outcome<T>>>,
+    ) -> Result<Vec<Outcome<T>>> {
+        let mut answers = Vec::with_capacity(puts.len());
+        for part in parts(puts, |put| put.key.len()) {
+            let keys = part.iter().map(|put| put.key.clone()).collect();
+            let which = match part.iter().any(|put| put.generation != 0) {
+                true => part.iter().map(|put| put.generation).collect(),
+                false => Vec::new(),
+            };
+            answers.extend(for_all(part.len(), call(keys, which)?)?);
+        }
+        Ok(answers)
+    }
+}
+
+/// The answers, if there is one for each.
+fn for_all<T>(asked: usize, answers: Vec<Outcome<T>>) -> Result<Vec<Outcome<T>>> {
+    if answers.len() == asked {
+        return Ok(answers);
+    }
+    Err(Error::new(ErrorKind::Protocol, "the master answered for another number of keys")
+        .with("asked", asked)
+        .with("answered", answers.len()))
 }
 
 /// Cuts a batch into parts that one call can carry.

@@ -22,6 +22,7 @@ use super::get::View;
 use super::held::Held;
 use super::metrics::StoreMetrics;
 use super::mover::{Move, Mover};
+use super::open_puts::OpenPuts;
 use super::own::OwnMemory;
 use super::plan::{check_key, Object, Range, Ranges};
 
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) buffers: Arc<LocalBuffers>,
     pub(super) files: FileTier,
     pub(super) held: Arc<Mutex<Held>>,
+    pub(super) open_puts: Mutex<OpenPuts>,
     /// The master takes note of ranges that are still read.
     pub(super) can_keep: AtomicBool,
     pub(super) metrics: StoreMetrics,

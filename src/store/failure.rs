@@ -25,6 +25,9 @@ pub(super) fn plain(refusal: Refusal) -> Error {
         Refusal::RPC_FAIL | Refusal::RPC_TIMEOUT => {
             (ErrorKind::MasterUnavailable, "the master could not answer")
         }
+        Refusal::REPLICA_IS_GONE => {
+            (ErrorKind::StoreRefused, "this put was given up, and another of the key has begun")
+        }
         _ => (ErrorKind::StoreRefused, "the master refused"),
     };
     let error = Error::new(kind, text);

@@ -2,15 +2,16 @@
 //! in memory is left.
 //!
 //! Owns the values that wait to be written, bounded in bytes and number. The threads
-//! `mc-store-file` write them; every thread of the caller may read. A file is written under another
-//! name and renamed, so nobody finds half of one; a seal behind the object's bytes tells a reader
-//! that they are whole. The file system is trusted with neither order nor durability.
+//! `mc-store-file` write them; every thread of the caller may read, through those of [`readers`]. A
+//! file is written under another name and renamed, so nobody finds half of one; a seal behind the
+//! object's bytes tells a reader that they are whole. The file system is trusted with neither order
+//! nor durability, nor to answer at all.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,20 +20,28 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::memory::check_mapped;
-use crate::pool::file::{is_below, seal, SEAL_BYTES, UNFINISHED};
+use crate::pool::file::{is_below, Sealed, UNFINISHED};
 use crate::pool::object::Key;
 use crate::time::Deadline;
 
 use super::buffers::{copy, zeroed};
+use super::calls::Put;
 use super::client::Shared;
 use super::failure::shown;
 use super::plan::{total, Range};
+
+use self::read::Wanted;
+use self::readers::Readers;
+
+mod read;
+mod readers;
 
 /// Bytes that are read in one go.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Time for telling the master of one file.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between two lines about files that cannot be written.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The tier as this client sees it.
 #[derive(Default)]
@@ -43,6 +52,9 @@ pub(super) struct FileTier {
     changed: Condvar,
     /// Makes names of unfinished files different.
     serial: AtomicU64,
+    readers: Readers,
+    /// When a failure was logged, and failures since.
+    complained: Mutex<(Option<Instant>, u64)>,
 }
 
 #[derive(Default)]
@@ -77,10 +89,11 @@ pub(super) struct Job {
 
 impl FileTier {
     /// Takes the folder in that a master has named, if the root above it is on this host.
-    fn begin(&self, folder: String) -> bool {
-        let root = Path::new(&folder).parent();
-        let is_here = folder.starts_with('/') && root.is_some_and(Path::is_dir);
-        is_here && self.folder.set(folder).is_ok()
+    fn begin(&self, folder: String, deadline: Deadline) -> bool {
+        let root = Path::new(&folder).parent().map(PathBuf::from);
+        let Some(root) = root.filter(|_| folder.starts_with('/')) else { return false };
+        let is_here = self.readers.ask(deadline, move || root.is_dir());
+        is_here.unwrap_or(false) && self.folder.set(folder).is_ok()
     }
 
     pub(super) fn is_here(&self) -> bool {
@@ -158,6 +171,11 @@ impl FileTier {
     /// its thread, not the caller.
     pub(super) fn finish(&self, time: Duration) {
         let end = Instant::now() + time;
+        self.write_rest(end);
+        self.readers.finish(end.saturating_duration_since(Instant::now()));
+    }
+
+    fn write_rest(&self, end: Instant) {
         let mut queue = self.queue.lock();
         queue.stop = true;
         self.changed.notify_all();
@@ -183,12 +201,17 @@ impl FileTier {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let unfinished = format!("{}{UNFINISHED}-{process}-{serial}", job.path);
-        let size = job.value.len() as u64;
+        let sealed = Sealed {
+            key: job.key.clone(),
+            generation: read::generation_in(&job.path),
+            size: job.value.len() as u64,
+            sum: crc32fast::hash(&job.value),
+        };
         let mut open = OpenOptions::new();
         open.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
         let written = open.open(&unfinished).and_then(|mut file| {
             file.write_all(&job.value)?;
-            file.write_all(&seal(&job.key, size, crc32fast::hash(&job.value)))?;
+            file.write_all(&sealed.tail())?;
             drop(file);
             std::fs::rename(&unfinished, path)
         });
@@ -198,7 +221,8 @@ impl FileTier {
         written
     }
 
-    /// Reads an object; the bytes are good only if this succeeds.
+    /// Reads an object; the bytes are good only if this succeeds. Waits for the file system no
+    /// longer than until `deadline`.
     pub(super) fn read(
         &self,
         key: &[u8],
@@ -215,85 +239,20 @@ impl FileTier {
             let text = "the master named a file outside of its folder";
             return Err(Error::new(ErrorKind::Protocol, text).with("path", path));
         }
-        let mut reader = Reader { file: open(path)?, path, sum: crc32fast::Hasher::new() };
-        let mut chunk = zeroed(CHUNK_BYTES.min(usize::try_from(size).unwrap_or(CHUNK_BYTES)))?;
-        let mut rest = size;
-        for range in target {
-            let length = rest.min(range.length as u64) as usize;
-            if length > 0 {
-                check_mapped(range.address, length)?;
-            }
-            let mut done = 0;
-            while done < length {
-                if deadline.passed(Instant::now()) {
-                    let text = "the file takes too long to read";
-                    return Err(Error::new(ErrorKind::Timeout, text).with("path", path));
-                }
-                let part = (length - done).min(chunk.len());
-                let part = &mut chunk[..part];
-                reader.fill(part)?;
-                let place = Range { address: range.address + done, length: part.len() };
-                copy(Range::of(part), place)?;
-                done += part.len();
-            }
-            rest -= length as u64;
+        let wanted = Wanted { key: key.to_vec(), path: path.to_owned(), size };
+        read::read(&self.readers, wanted, target, deadline, read::open)
+    }
+
+    /// Failures since the last line about them, if it is time for another line.
+    fn complaint(&self, now: Instant) -> Option<u64> {
+        let mut complained = self.complained.lock();
+        complained.1 += 1;
+        if complained.0.is_some_and(|at| now < at + COMPLAINT_PAUSE) {
+            return None;
         }
-        reader.check(key, size)
+        complained.0 = Some(now);
+        Some(std::mem::take(&mut complained.1))
     }
-}
-
-struct Reader<'a> {
-    file: File,
-    path: &'a str,
-    sum: crc32fast::Hasher,
-}
-
-impl Reader<'_> {
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
-        self.file.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.wrong("the file is too short"),
-            _ => Error::io(ErrorKind::Resource, "a file cannot be read", error)
-                .with("path", self.path),
-        })?;
-        self.sum.update(bytes);
-        Ok(())
-    }
-
-    /// Looks at what stands behind the object: a seal, or nothing in a file of upstream's.
-    fn check(mut self, key: &[u8], size: u64) -> Result<()> {
-        let mut tail = Vec::with_capacity(SEAL_BYTES + 1);
-        let limit = SEAL_BYTES as u64 + 1;
-        let read = Read::by_ref(&mut self.file).take(limit).read_to_end(&mut tail);
-        read.map_err(|error| {
-            Error::io(ErrorKind::Resource, "a file cannot be read", error).with("path", self.path)
-        })?;
-        let sum = self.sum.clone().finalize();
-        match tail.is_empty() || tail == seal(key, size, sum) {
-            true => Ok(()),
-            false => Err(self.wrong("the file holds something else")),
-        }
-    }
-
-    fn wrong(&self, text: &'static str) -> Error {
-        Error::new(ErrorKind::ChecksumMismatch, text).with("path", self.path)
-    }
-}
-
-/// A regular file; nothing else is waited for or followed.
-fn open(path: &str) -> Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = file.and_then(|file| match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::from(io::ErrorKind::NotFound)),
-    });
-    file.map_err(|error| {
-        let kind = match error.kind() {
-            io::ErrorKind::NotFound => ErrorKind::ObjectNotFound,
-            _ => ErrorKind::Resource,
-        };
-        Error::io(kind, "the file of the object cannot be opened", error).with("path", path)
-    })
 }
 
 /// Asks the master for its folder, and starts the writers if it is on this host.
@@ -302,7 +261,7 @@ pub(super) fn begin_files(shared: &Arc<Shared>, deadline: Deadline) -> Result<()
     if folder.is_empty() {
         return Ok(());
     }
-    if !shared.files.begin(folder.clone()) {
+    if !shared.files.begin(folder.clone(), deadline.min(Deadline::within(CALL_TIMEOUT))) {
         log::info!("objects are not written to files: the root of {folder} is not on this host");
         return Ok(());
     }
@@ -360,17 +319,17 @@ impl Shared {
     /// Writes one file and tells the master how it went.
     fn write_file(&self, job: &Job) {
         let deadline = Deadline::within(CALL_TIMEOUT);
+        let put = Put { key: job.key.clone(), generation: job.generation };
         if self.files.is_outdated(job) {
             self.metrics.file_writes_failed.inc();
             return;
         }
         if let Err(error) = self.files.write(job) {
-            let failed_before = self.metrics.file_writes_failed.inc();
-            if failed_before == 0 {
-                log::warn!("{} is not written: {error}; more are only counted", job.path);
+            self.metrics.file_writes_failed.inc();
+            if let Some(count) = self.files.complaint(Instant::now()) {
+                log::warn!("{count} files were not written, the last is {}: {error}", job.path);
             }
-            let revoked = self.calls.revoke_file(&job.key, deadline);
-            if let Err(error) = revoked {
+            if let Err(error) = self.calls.revoke_file(&put, deadline) {
                 log::debug!("the file of {} was not revoked: {error}", shown(&job.key));
             }
             return;
@@ -380,7 +339,7 @@ impl Shared {
             let _ = std::fs::remove_file(&job.path);
             return;
         }
-        match self.calls.put_end_file(&job.key, deadline) {
+        match self.calls.put_end_file(&put, deadline) {
             Ok(()) => {
                 self.metrics.file_writes.inc();
             }

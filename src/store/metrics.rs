@@ -35,6 +35,8 @@ pub struct StoreMetrics {
     pub remounts: Counter,
     /// Times that peers were kept from writing by old grants.
     pub fences: Counter,
+    /// Times that a native master was told which puts go on, because a word about one was lost.
+    pub unfinished_told: Counter,
     /// Objects reported to a master that had lost its memory.
     pub objects_reported: Counter,
     /// Objects handed out without a copy.
@@ -45,6 +47,10 @@ pub struct StoreMetrics {
     pub file_writes_failed: Counter,
     /// Objects read from files.
     pub file_reads: Counter,
+    /// Files that were missing, broken, or could not be read.
+    pub file_reads_failed: Counter,
+    /// Reads of files that the file system did not answer in time.
+    pub file_timeouts: Counter,
     registry: Registry,
 }
 
@@ -70,11 +76,16 @@ impl Default for StoreMetrics {
         let remounts = counter("remounts", "Times the segments were mounted again");
         let fences = counter("fences", "Times that peers were kept from writing by old grants");
         let objects_reported = counter("objects_reported", "Objects told to a restarted master");
+        let unfinished_told =
+            counter("unfinished_told", "Times that a lost word about a put was made good");
         let views = counter("views", "Objects handed out without a copy");
         let file_writes = counter("file_writes", "Objects written to files");
         let file_writes_failed =
             counter("file_writes_failed", "Objects that could not be written to files");
         let file_reads = counter("file_reads", "Objects read from files");
+        let file_reads_failed =
+            counter("file_reads_failed", "Files that could not be read, or were not whole");
+        let file_timeouts = counter("file_timeouts", "Files that were not read in time");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
@@ -98,11 +109,14 @@ impl Default for StoreMetrics {
             pings_failed,
             remounts,
             fences,
+            unfinished_told,
             objects_reported,
             views,
             file_writes,
             file_writes_failed,
             file_reads,
+            file_reads_failed,
+            file_timeouts,
             registry,
         }
     }

@@ -23,6 +23,7 @@ mod master;
 mod metrics;
 mod mover;
 mod open;
+mod open_puts;
 mod options;
 mod own;
 mod plan;

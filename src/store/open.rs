@@ -129,6 +129,7 @@ impl Store {
             buffers: Arc::new(LocalBuffers::new(buffers)),
             files: FileTier::default(),
             held: Arc::new(Mutex::new(Held::default())),
+            open_puts: Mutex::default(),
             can_keep: AtomicBool::new(false),
             metrics: StoreMetrics::default(),
             mounting: Mutex::new(()),

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::pool::object::{Key, PutOptions};
+use crate::pool::object::PutOptions;
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{Place, Replica};
+use crate::pool::replica::{Place, Replica, ReplicaKind};
 use crate::pool::segment::HeldObject;
 use crate::rpc::message::Granted;
 use crate::time::Deadline;
 
-use super::calls::parts;
+use super::calls::{parts, Put};
 use super::client::{check_count, Shared, Store};
 use super::failure::{grant_is_too_old, refused, shown};
 use super::mover::{Direction, Move};
@@ -128,11 +128,17 @@ impl Shared {
         let granted = match self.calls.put_start(items, options, deadline) {
             Ok(granted) if granted.len() == wanted.len() => granted,
             Ok(_) => {
+                self.open_puts.lock().doubt();
                 let error = Error::new(ErrorKind::Protocol, "an answer for other objects");
                 return all_failed(wanted, &error, results);
             }
-            Err(error) => return all_failed(wanted, &error, results),
+            Err(error) => {
+                // The master may have granted what nobody here knows of.
+                self.open_puts.lock().doubt();
+                return all_failed(wanted, &error, results);
+            }
         };
+        let _going = self.going(granted.iter().flatten().map(|granted| granted.generation));
         let mut moves: Vec<Move<'_>> = Vec::new();
         let mut owners: Vec<usize> = Vec::new();
         for (position, (wanted, granted)) in wanted.iter().zip(&granted).enumerate() {
@@ -183,7 +189,7 @@ impl Shared {
         deadline: Deadline,
         results: &[Result<()>],
     ) {
-        let mut unwritten: Vec<Key> = Vec::new();
+        let mut unwritten: Vec<Put> = Vec::new();
         for (wanted, granted) in wanted.iter().zip(granted) {
             let Ok(granted) = granted else { continue };
             let file = granted.replicas.iter().find_map(|replica| match &replica.place {
@@ -195,7 +201,7 @@ impl Shared {
             let is_queued = results[wanted.index].is_ok()
                 && self.queue_file(key, path, granted.generation, ranges);
             if !is_queued {
-                unwritten.push(key.to_vec());
+                unwritten.push(Put { key: key.to_vec(), generation: granted.generation });
             }
         }
         if !unwritten.is_empty() {
@@ -222,11 +228,15 @@ impl Shared {
                 (Err(_), _) => {}
             }
         }
-        let keys_of = |positions: &[usize]| -> Vec<&[u8]> {
-            positions.iter().map(|position| wanted[*position].object.key).collect()
+        let puts_of = |positions: &[usize]| -> Vec<Put> {
+            let put = |position: &usize| Put {
+                key: wanted[*position].object.key.to_vec(),
+                generation: granted[*position].as_ref().map_or(0, |granted| granted.generation),
+            };
+            positions.iter().map(put).collect()
         };
         if !good.is_empty() {
-            match self.calls.put_end(&keys_of(&good), deadline) {
+            match self.calls.put_end(&puts_of(&good), deadline) {
                 Ok(ended) => {
                     for (position, ended) in good.iter().zip(ended) {
                         let wanted = wanted[*position];
@@ -239,6 +249,7 @@ impl Shared {
                     }
                 }
                 Err(error) => {
+                    self.open_puts.lock().doubt();
                     for position in &good {
                         results[wanted[*position].index] = Err(error.clone());
                     }
@@ -249,7 +260,10 @@ impl Shared {
             // The bytes did not arrive; whether the room comes back now or later, they are not
             // shown to anybody. The deadline may have passed, so this has a time of its own.
             let deadline = deadline.max(Deadline::within(REVOKE_TIMEOUT));
-            if let Err(error) = self.calls.put_revoke(&keys_of(&bad), deadline) {
+            let revoked = self.calls.put_revoke(&puts_of(&bad), ReplicaKind::Memory, deadline);
+            if let Err(error) = revoked {
+                // It is said again, together with everything else that was not heard.
+                self.open_puts.lock().doubt();
                 log::debug!("room of {} failed puts was not given back: {error}", bad.len());
             }
         }

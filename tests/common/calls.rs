@@ -141,6 +141,21 @@ impl Maker<'_> {
         }
     }
 
+    /// Which put is meant; only our dialect says.
+    fn which(&mut self) -> u64 {
+        match self.is_native() && self.flag() {
+            true => self.number(),
+            false => 0,
+        }
+    }
+
+    fn which_of(&mut self, keys: usize) -> Vec<u64> {
+        match self.is_native() && self.flag() {
+            true => self.exactly(keys, Self::number),
+            false => Vec::new(),
+        }
+    }
+
     /// A call of that method.
     pub fn call(&mut self, method: Method) -> Call {
         match method {
@@ -156,13 +171,21 @@ impl Maker<'_> {
             Method::BatchPutStart => {
                 Call::BatchPutStart(self.caller(), self.some(5, Self::item), self.options())
             }
-            Method::PutEnd => Call::PutEnd(self.caller(), self.key(), self.kind(false)),
-            Method::BatchPutEnd => {
-                Call::BatchPutEnd(self.caller(), self.some(5, Self::key), self.kind(true))
+            Method::PutEnd => {
+                Call::PutEnd(self.caller(), self.key(), self.kind(false), self.which())
             }
-            Method::PutRevoke => Call::PutRevoke(self.caller(), self.key(), self.kind(false)),
+            Method::BatchPutEnd => {
+                let (caller, keys) = (self.caller(), self.some(5, Self::key));
+                let puts = self.which_of(keys.len());
+                Call::BatchPutEnd(caller, keys, self.kind(true), puts)
+            }
+            Method::PutRevoke => {
+                Call::PutRevoke(self.caller(), self.key(), self.kind(false), self.which())
+            }
             Method::BatchPutRevoke => {
-                Call::BatchPutRevoke(self.caller(), self.some(5, Self::key), self.kind(true))
+                let (caller, keys) = (self.caller(), self.some(5, Self::key));
+                let puts = self.which_of(keys.len());
+                Call::BatchPutRevoke(caller, keys, self.kind(true), puts)
             }
             Method::Remove => Call::Remove { key: self.key(), force: self.force() },
             Method::BatchRemove => {
@@ -195,6 +218,11 @@ impl Maker<'_> {
                     address: maker.number(),
                     size: maker.number(),
                 }),
+            },
+            Method::Unfinished => Call::Unfinished {
+                client: self.client(),
+                puts: self.some(5, Self::number),
+                age_ms: self.random.next() as u32,
             },
         }
     }
@@ -281,8 +309,8 @@ impl Maker<'_> {
             Call::BatchPutStart(_, items, _) => {
                 Reply::BatchGranted(self.exactly(items.len(), |maker| maker.outcome(Self::granted)))
             }
-            Call::BatchPutEnd(_, keys, _)
-            | Call::BatchPutRevoke(_, keys, _)
+            Call::BatchPutEnd(_, keys, ..)
+            | Call::BatchPutRevoke(_, keys, ..)
             | Call::BatchRemove { keys, .. } => {
                 Reply::BatchDone(self.exactly(keys.len(), |maker| maker.outcome(|_| ())))
             }
@@ -317,7 +345,8 @@ impl Maker<'_> {
             | Call::Unmount(..)
             | Call::Report { .. }
             | Call::Suspect { .. }
-            | Call::Keep { .. } => Reply::Done(self.outcome(|_| ())),
+            | Call::Keep { .. }
+            | Call::Unfinished { .. } => Reply::Done(self.outcome(|_| ())),
         }
     }
 }

@@ -96,6 +96,10 @@ class Peer:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def log_bytes(self):
+        """What it has printed so far."""
+        return pathlib.Path(self.log_path).read_bytes()
+
     def kill(self):
         """Ends the process as a crash would; `stop` may follow."""
         try:

@@ -7,9 +7,12 @@ What only the index, the codec or the port can be asked is tested where they are
 """
 
 import ctypes
+import json
 import os
 import pathlib
+import random
 import socket
+import struct
 import sys
 import threading
 import time
@@ -23,6 +26,7 @@ import our_client  # noqa: E402
 from client_suite import EXISTS, INVALID, MIB, MISSING, NO_SPACE, SEGMENT, client, eventually, \
     look, same  # noqa: E402
 from harness.report import Report, expect  # noqa: E402
+from relay import Relay  # noqa: E402
 
 LEASE_MS = 200
 KEY_BYTES_MAX = 64 << 10
@@ -33,6 +37,14 @@ KEYS = {
     "newline": b"a\nb\r", "quotes": b"'\"`$(x)%00&key=b", "umlaut": "\u00e4".encode(),
     "longest": b"x" * KEY_BYTES_MAX, "pattern": b".*(",
 }
+# Errors of the protocol.
+UNKNOWN_FUNCTION, WRONG_ARGUMENTS = 11, 4
+LOST = {
+    "granted": {"answers": ["BatchPutStart"]},
+    "ended": {"calls": ["BatchPutEnd"]},
+    "revoked": {"calls": ["BatchPutRevoke"]},
+}
+SHORT = json.dumps({"store_master_timeout_ms": 1500, "transfer_timeout_ms": 4000})
 REFUSED = {"empty": b"", "too long": b"x" * (KEY_BYTES_MAX + 1)}
 
 
@@ -197,6 +209,97 @@ def owner_dies(what):
         return f"{seen}"
 
 
+def lost_words(what):
+    """The answer that grants a put, its end, or that it failed is lost on the way: the put fails, and its
+    key is free again soon after the master is heard, not after ten minutes."""
+    with masters.Master("ours", client_ttl=120) as master, Relay(master.port) as relay, \
+            client("ours", "holder", master) as holder, client("ours", "dying", master) as dying, \
+            client("ours", "writer", Elsewhere(relay.address), 0, json=SHORT) as writer:
+        config = {"preferred_segment": (dying if what == "revoked" else holder).hostname}
+        relay.lose(**LOST[what])
+        if what == "revoked":
+            dying.kill()
+        code = writer.call("put", seconds=120, key="k", seed=1, length=5000, config=config)["code"]
+        expect(code < 0 and relay.losses > 0, f"a put whose words are lost: {code}")
+        same(int(master.metric("master_key_count")), 1, "the put that nobody makes")
+        same(holder.call("put", key="k", seed=2, length=5000)["code"], NOT_READY, "another put")
+        relay.mend()
+        mended = time.monotonic()
+        eventually("the key is free", lambda: holder.call(
+            "put", key="k", seed=2, length=5000, config={"preferred_segment": holder.hostname})["code"] == 0)
+        took = time.monotonic() - mended
+        same(holder.call("get", key="k")["got"], look(2, 5000), "what the other one put")
+        same(int(master.metric("mooncake_master_abandoned_puts_total")), 1, "puts given up")
+        eventually("the writer goes on", lambda: writer.call(
+            "put", key="l", seed=3, length=5000, config={"preferred_segment": holder.hostname})["code"] in (0, EXISTS))
+        return f"free after {took:.1f} s"
+
+
+class Elsewhere:
+    """A master that is reached by another way."""
+
+    def __init__(self, address):
+        self.address = address
+
+
+def frames():
+    """Frames of every wrong kind: an answer that says so or the end of the connection, a quiet log, and
+    nothing lost."""
+    seed = int(os.environ.get("MOONCAKE_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    rng = random.Random(seed)
+    folder = TREE / "tests" / "vectors" / "store" / "0.3.7.post2"
+    # Not those that may rightly take something away.
+    good = [path.read_bytes() for path in sorted(folder.glob("*.req.bin"))
+            if not any(word in path.name for word in ("Remove", "Revoke", "Unmount", "Mount"))]
+    with masters.Master("ours", label="frames") as master, client("ours", "one", master) as one:
+        same(one.call("churn", prefix="k", count=200, length=1000, seed=7)["codes"], [0] * 200, "puts")
+        begin, began = master.log_path.stat().st_size, time.monotonic()
+
+        def send(bytes_, wants=None):
+            """The error of the answer; `None` where the connection ends without one."""
+            with socket.create_connection(("127.0.0.1", master.port), timeout=10) as raw:
+                try:
+                    raw.sendall(bytes_)
+                    raw.shutdown(socket.SHUT_WR)
+                    answer = raw.recv(16)
+                except OSError:
+                    answer = b""
+            error = answer[2] if len(answer) >= 3 else None
+            if wants is not None:
+                same(error, wants, f"answer to {bytes_[:24].hex()}, seed {seed}")
+            return error
+
+        proper = next(frame for frame in good if len(frame) > 40)
+        body = len(proper) - 20
+
+        def header(function=proper[8:12], length=body):
+            return proper[:8] + function + struct.pack("<I", length) + proper[16:20]
+
+        send(header(function=b"\1\2\3\4") + proper[20:], UNKNOWN_FUNCTION)
+        send(header() + bytes(4) + proper[24:], WRONG_ARGUMENTS)
+        send(header(length=body - 1) + proper[20:-1], WRONG_ARGUMENTS)
+        send(header(length=0), WRONG_ARGUMENTS)
+        send(proper[:-1])
+        send(header(length=0xffffffff) + proper[20:])
+        send(b"GET / HTTP/1.0\r\n\r\n")
+        kinds = {}
+        for _ in range(1000):
+            frame = bytearray(rng.choice(good))
+            for _ in range(rng.randrange(1, 4)):
+                frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+            error = send(bytes(frame[:rng.randrange(1, len(frame) + 1)] if rng.random() < 0.2 else frame))
+            kinds[error] = kinds.get(error, 0) + 1
+        survey = one.call("survey", prefix="k", count=200, length=1000, seed=7)
+        same(survey, {"right": 200, "wrong": 0, "missing": 0}, f"objects afterwards, seed {seed}")
+        same(one.call("put", key="new", seed=1, length=10)["code"], 0, "a put afterwards")
+        same(master.get("/health"), "OK", "health")
+        expect(master.metric("mooncake_master_faulty_calls_total") >= 4, "they are counted")
+        lines = master.log_path.read_bytes()[begin:].splitlines()
+        seconds = time.monotonic() - began
+        expect(len(lines) <= 5 + 2 * seconds, f"{len(lines)} lines in {seconds:.1f} s: {lines[-3:]}")
+        return f"seed {seed}, answers {kinds}, {len(lines)} lines in {seconds:.1f} s"
+
+
 def flood():
     """Thousands of connections, silent or talking nonsense: clients go on, and the log is quiet."""
     with masters.Master("ours", label="flood") as master, client("ours", "one", master) as one:
@@ -240,6 +343,9 @@ def main():
     report.run("same_key", same_key)
     report.run("owner_dies_mid_put", owner_dies, "put")
     report.run("owner_dies_mid_get", owner_dies, "get")
+    for what in LOST:
+        report.run(f"lost_words/{what}", lost_words, what)
+    report.run("frames", frames)
     report.run("flood", flood)
     return report.finish()
 

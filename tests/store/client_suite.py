@@ -35,14 +35,14 @@ FULL_PUTS = 10_000 if os.environ.get("MOONCAKE_TEST_LONG") else 1_000
 EXISTS, MISSING, LEASED, INVALID, NO_SPACE, NO_MASTER = -705, -704, -706, -600, -200, -900
 
 
-def client(kind, role, master, segment=SEGMENT, local_buffer=LOCAL_BUFFER):
-    """A process with a client that is set up."""
+def client(kind, role, master, segment=SEGMENT, local_buffer=LOCAL_BUFFER, prefix=(), **options):
+    """A process with a client that is set up; `prefix` starts it somewhere else."""
     environment = masters.wheel().environment() if kind == "upstream" else dict(os.environ)
     command = [sys.executable, str(TREE / "tests" / "store" / "driver.py"), kind]
-    peer = Peer(f"store-{kind}-{role}", command, environment)
+    peer = Peer(f"store-{kind}-{role}", command, environment, prefix)
     try:
         answer = peer.call("setup", host="127.0.0.1", master=master.address, segment=segment,
-                           local_buffer=local_buffer)
+                           local_buffer=local_buffer, **options)
         expect(answer["code"] == 0, f"setup of {role}: {answer['code']}")
         peer.hostname = answer["hostname"]
         return peer

@@ -121,6 +121,9 @@ class Driver:
                 wrong += 1
         return {"right": right, "wrong": wrong, "missing": missing}
 
+    def metric(self, name):
+        return {"value": self.backend.metric(name)}
+
     def health(self):
         return {"health": self.backend.health()}
 

@@ -5,17 +5,25 @@ left, and what becomes of the files.
     tests/store/file_suite.py [case ...]
 """
 
+import ctypes
+import json
+import os
 import pathlib
+import select
 import shutil
+import struct
 import sys
 import tempfile
+import threading
+import time
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TREE / "tests"), str(TREE / "tests" / "store")]
 
 import masters  # noqa: E402
 from client_suite import LEASE_MS, MIB, SEGMENT, client, eventually, look, past_lease, same  # noqa: E402
-from harness.report import Report, expect  # noqa: E402
+from fault_disk import SmallDisk  # noqa: E402
+from harness.report import Report, Skip, expect  # noqa: E402
 
 MISSING = -704
 LOCK = ".mooncake_master.lock"
@@ -115,16 +123,170 @@ def restarted():
 
 
 def restarted_without_journal():
-    """Without one nobody knows them any more, and they are deleted."""
+    """Without one the files say whose they are; those that do not, or are not whole, are deleted."""
     with Root() as root, master_of("ours", root, enable_journal="false") as master:
         foreign = root.path / "mooncake_cluster" / "a" / "b" / "of_somebody_else"
         with client("ours", "holder", master) as holder:
             fill(master, holder, "ours")
+            same(holder.call("put", key="cut", seed=9, length=MIB)["code"], 0, "put")
+            written(master, "ours", len(LENGTHS) + 1)
+            good = root.files()
+            cut = next(path for path in good if path.name.startswith("cut."))
+            good.remove(cut)
+            os.truncate(cut, cut.stat().st_size - 1)
             foreign.parent.mkdir(parents=True, exist_ok=True)
             foreign.write_bytes(b"x")
             master.kill()
         master.start()
-        eventually("the orphans go", lambda: root.files() == [foreign])
+        eventually("the files are taken over",
+                   lambda: master.metric("mooncake_master_revived_files_total") == len(LENGTHS))
+        eventually("the rest goes", lambda: root.files() == sorted([foreign, *good]))
+        with client("ours", "reader", master, 0) as reader:
+            check(reader)
+            same(reader.call("get", key="cut")["got"], MISSING, "the one that was cut")
+
+
+def limits():
+    """`--quota_bytes` and `--enable_disk_eviction`: the oldest files go, or a full tier takes no more."""
+    for evict in ("true", "false"):
+        with Root() as root, master_of("ours", root, quota_bytes=8 * MIB, enable_disk_eviction=evict) as master, \
+                client("ours", "holder", master, 256 * MIB) as holder:
+            same(master.metric("master_total_file_capacity_bytes"), 8 * MIB, "the limit")
+            for index in range(30):
+                same(holder.call("put", key=f"k{index}", seed=index, length=MIB)["code"], 0, "put")
+                time.sleep(0.02)
+            evicted = master.metric("mooncake_master_evicted_files_total")
+            refused = master.metric("mooncake_master_refused_files_total")
+            expect(master.metric("master_allocated_file_size_bytes") <= 8 * MIB, "bytes of files")
+            expect((evicted > 0) == (evict == "true"), f"evicted {evicted} with eviction {evict}")
+            expect(evict == "true" or refused == 22, f"refused {refused} with eviction {evict}")
+            eventually("no more files than that", lambda: len(root.files()) <= 8)
+            survey = holder.call("survey", prefix="k", count=30, length=MIB, seed=0)
+            same(survey["right"], 30, "objects in memory")
+
+
+def share_of_the_disk():
+    """Without a number it is 90 % of the file system."""
+    with Root() as root, master_of("ours", root) as master:
+        size = os.statvfs(root.path)
+        share = master.metric("master_total_file_capacity_bytes") / (size.f_blocks * size.f_frsize)
+        expect(0.899 < share < 0.901, f"{share}")
+
+
+def full_disk():
+    """No room on the disk of the tier: puts succeed in memory, without a copy in a file; nobody finds half
+    of one, and the log says so once a second at most."""
+    count = 40
+    with SmallDisk() as root:
+        flags = {"global_file_segment_size": 1 << 40, "quota_bytes": 1 << 40}
+        with masters.Master("ours", prefix=root.prefix, label="full-tier", default_kv_lease_ttl=LEASE_MS,
+                            root_fs_dir=root.path, **flags) as master, \
+                client("ours", "holder", master, 256 * MIB, prefix=root.prefix, warnings=True) as holder, \
+                client("ours", "reader", master, 0, prefix=root.prefix) as reader:
+            begin, began = holder.log_bytes(), time.monotonic()
+            codes = holder.call("churn", prefix="k", count=count, length=MIB, seed=5)["codes"]
+            same(codes, [0] * count, "puts")
+            calls = ("master_put_end_requests_total", "master_put_revoke_requests_total")
+            eventually("each file is written or taken back",
+                       lambda: sum(master.metric(name) for name in calls) >= count)
+            written_files, taken_back = (master.metric(name) for name in calls)
+            expect(0 < written_files < count and taken_back > 0, f"{written_files}, {taken_back}")
+            same(master.metric("mooncake_master_files"), written_files, "copies that the master knows")
+            inside = [path for path in root.inside.rglob("*") if path.is_file() and path.name != LOCK]
+            same(len(inside), written_files, "files")
+            expect(not [path for path in inside if ".part" in path.name], f"{inside}")
+            survey = {"prefix": "k", "count": count, "length": MIB, "seed": 5}
+            same(reader.call("survey", **survey), {"right": count, "wrong": 0, "missing": 0}, "objects")
+            same(holder.call("metric", name="file_writes_failed")["value"], taken_back, "the counter")
+            lines = [line for line in holder.log_bytes()[len(begin):].splitlines() if b"not written" in line]
+            seconds = time.monotonic() - began
+            expect(1 <= len(lines) <= 1 + seconds, f"{len(lines)} lines in {seconds:.1f} s")
+            # Their memory goes: what has a file is there, whole, and the rest is not.
+            holder.kill()
+            eventually("only files are left", lambda: len(master.get("/get_all_keys").split()) == written_files)
+            seen = reader.call("survey", **survey)
+            same(seen, {"right": written_files, "wrong": 0, "missing": count - written_files}, "of files")
+            return f"{written_files:.0f} of {count} in files, {len(lines)} lines in {seconds:.1f} s"
+
+
+def hung_file_system():
+    """Opening a file stands still: the caller gets its error in time, objects in memory are read, other files
+    are, puts go on, and the client can be closed."""
+    with Root() as root, master_of("ours", root) as master, client("ours", "holder", master) as holder, \
+            client("ours", "other", master) as other, \
+            client("ours", "reader", master, 0, json=json.dumps({"transfer_timeout_ms": 2000})) as reader:
+        for key, seed, where in (("hung", 1, holder), ("well", 2, holder), ("memory", 3, other)):
+            config = {"preferred_segment": where.hostname}
+            same(holder.call("put", key=key, seed=seed, length=MIB, config=config)["code"], 0, "put")
+        written(master, "ours", 3)
+        holder.call("close")
+        same(reader.call("get", key="hung")["got"], look(1, MIB), "before it hangs")
+        with Hang(next(path for path in root.files() if path.name.startswith("hung."))) as hang:
+            for round_ in range(12):
+                began = time.monotonic()
+                got = reader.call("get", seconds=30, key="hung")["got"]
+                expect(isinstance(got, int) and got < 0, f"a file that hangs: {got}")
+                expect(time.monotonic() - began < 10, "in time")
+                if round_ == 0:
+                    # All eight threads stand still soon; a ninth caller is refused at once.
+                    same(reader.call("get", key="well")["got"], look(2, MIB), "another file")
+                    got = reader.call("get_batch", keys=["memory", "hung"], parts=[[MIB], [MIB]])["got"]
+                    expect(got[0] == look(3, MIB) and got[1] < 0, f"a batch of both: {got}")
+            same(reader.call("get", key="memory")["got"], look(3, MIB), "an object in memory")
+            same(reader.call("put", key="new", seed=4, length=MIB)["code"], 0, "a put")
+            expect(hang.caught > 0, "nobody was kept")
+            hang.release()
+            eventually("it is read again", lambda: reader.call("get", key="hung")["got"] == look(1, MIB))
+            return f"{hang.caught} opened it"
+
+
+class Hang:
+    """While it lasts whoever opens that file stands still: the kernel asks this process, which is silent."""
+
+    ACCESS_PERMISSION = 0x10000
+    EVENT = struct.Struct("<IBBHQii")
+
+    def __init__(self, path):
+        self.caught = 0
+        self.waiting = []
+        libc = ctypes.CDLL(None, use_errno=True)
+        # Of the class that may refuse; closed in children.
+        self.group = libc.fanotify_init(0x4 | 0x1, os.O_RDONLY | os.O_LARGEFILE)
+        if self.group < 0:
+            raise Skip(f"no fanotify here: {os.strerror(ctypes.get_errno())}")
+        add, here = 0x1, ctypes.c_int(-100)
+        if libc.fanotify_mark(self.group, add, ctypes.c_uint64(self.ACCESS_PERMISSION), here, os.fsencode(path)):
+            reason = os.strerror(ctypes.get_errno())
+            os.close(self.group)
+            raise Skip(f"the kernel does not ask before a file is opened: {reason}")
+        self.is_over = False
+        self.thread = threading.Thread(target=self._catch, daemon=True)
+        self.thread.start()
+
+    def _catch(self):
+        while not self.is_over:
+            if not select.select([self.group], [], [], 0.05)[0]:
+                continue
+            for _, _, _, _, _, descriptor, _ in self.EVENT.iter_unpack(os.read(self.group, 24)):
+                self.caught += 1
+                self.waiting.append(descriptor)
+
+    def release(self):
+        if self.is_over:
+            return
+        self.is_over = True
+        self.thread.join()
+        for descriptor in self.waiting:
+            os.write(self.group, struct.pack("<iI", descriptor, 1))
+            os.close(descriptor)
+        # Nobody is asked any more.
+        os.close(self.group)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
 
 
 def broken_file_system():
@@ -166,6 +328,10 @@ def main():
     report.run("ours_master/removed", removed)
     report.run("ours_master/restarted", restarted)
     report.run("ours_master/restarted_without_journal", restarted_without_journal)
+    report.run("ours_master/limits", limits)
+    report.run("ours_master/share_of_the_disk", share_of_the_disk)
+    report.run("ours_master/full_disk", full_disk)
+    report.run("ours_master/hung_file_system", hung_file_system)
     report.run("ours_master/broken_file_system", broken_file_system)
     report.run("ours_master/changed_file", changed_file)
     return report.finish()

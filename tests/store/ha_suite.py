@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 
@@ -195,6 +196,44 @@ def killed_under_load(group):
         same(survey(holder, "load", 11)["wrong"], 0, "bytes of the load")
         expect(group.leader() is other, "the standby leads")
         return f"puts work after {back:.1f} s, with a lease of {LEASE_SECONDS} s"
+
+
+def files(group):
+    """Leader and holder die: the new leader finds the objects in their files, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix="mooncake-ha-files-") as root:
+        one, two = (group.master("ours", root_fs_dir=root) for _ in range(2))
+        leader = group.leader()
+        other = two if leader is one else one
+        with client("ours", group, "holder") as holder, client("ours", group, "writer", 0) as writer:
+            churn(writer, "k", 9)
+            eventually("the files are written",
+                       lambda: leader.metric("master_put_end_requests_total") >= OBJECTS)
+            same(writer.call("remove", key="k0")["code"], 0, "remove")
+            found = sorted(pathlib.Path(root).rglob("k*.*"))
+            eventually("its file goes", lambda: len(sorted(pathlib.Path(root).rglob("k*.*"))) == OBJECTS - 1)
+            torn = next(path for path in found if path.name.startswith("k1."))
+            changed = bytearray(torn.read_bytes())
+            changed[100] ^= 1
+            torn.write_bytes(changed)
+            holder.kill()
+            leader.kill()
+            killed = time.monotonic()
+
+            def back():
+                seen = survey(writer, "k", 9)
+                same(seen["wrong"], 0, "bytes")
+                return seen["right"] == OBJECTS - 2
+
+            eventually("all whole ones are back", back)
+            took = time.monotonic() - killed
+            expect(group.leader() is other, "the standby leads")
+            same(other.metric("mooncake_master_revived_files_total"), OBJECTS - 1, "files taken over")
+            same(writer.call("exists", keys=["k0", "k2"])["codes"], [0, 1], "the removed one, and another")
+            with client("ours", group, "next"):
+                same(put(writer, "k2"), EXISTS, "a put of what is there")
+                puts_work(writer, "x")
+            same(len(sorted(pathlib.Path(root).rglob("k*.*"))), OBJECTS - 1, "files afterwards")
+            return f"{OBJECTS - 2} objects back after {took:.1f} s"
 
 
 def terminated(group):
@@ -469,6 +508,7 @@ TESTS = {
     "frozen": frozen,
     "terminated": terminated,
     "killed_under_load": killed_under_load,
+    "files": files,
     "rounds": rounds,
     "pages": pages,
     "other_ways_in": other_ways_in,

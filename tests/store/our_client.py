@@ -9,7 +9,8 @@ from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_int32, c_int64,
     c_uint64, c_void_p
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-TEXT_BYTES_MAX = 1024
+TEXT_BYTES_MAX = 16 << 10
+LOG_WARN = 2
 SOFT_PIN = 1
 NO_BYTES = 2 ** 64 - 1
 
@@ -128,7 +129,11 @@ class Ours:
     def code(self, status):
         return self.library.mc_store_upstream_code(status)
 
-    def setup(self, host, master, segment, local_buffer, metadata="P2PHANDSHAKE", json=None):
+    def setup(self, host, master, segment, local_buffer, metadata="P2PHANDSHAKE", json=None,
+              warnings=False):
+        if warnings:
+            # Of the whole process, to its log.
+            self.library.mc_log_set(c_int32(LOG_WARN), None, None)
         options = Options()
         options.struct_size = ctypes.sizeof(options)
         options.local_hostname = host.encode()
@@ -231,6 +236,15 @@ class Ours:
         count = c_uint64()
         return self.code(self.library.mc_store_remove_all(self.store, 0, byref(count))) \
             or count.value
+
+    def metric(self, name):
+        """One counter of the client."""
+        text = ctypes.create_string_buffer(TEXT_BYTES_MAX)
+        self.library.mc_store_metrics_text(self.store, text, c_size_t(TEXT_BYTES_MAX), None)
+        for line in text.value.decode().splitlines():
+            if line.startswith(f"mooncake_store_{name}_total "):
+                return int(line.split()[1])
+        raise RuntimeError(f"no counter {name}")
 
     def health(self):
         health = Health()

@@ -53,7 +53,7 @@ pub(super) fn batch(view: &dyn View, keys: &[Vec<u8>]) -> Json {
                 "ok": true,
                 "error": null,
                 "values": in_memory(&replicas).map(range).collect::<Vec<Json>>(),
-                "disk_values": null,
+                "disk_values": in_files(&replicas),
                 "local_disk_values": [],
                 "nof_values": null,
             }),
@@ -62,6 +62,16 @@ pub(super) fn batch(view: &dyn View, keys: &[Vec<u8>]) -> Json {
         data.insert(String::from_utf8_lossy(key).into_owned(), entry);
     }
     json!({"success": true, "data": data})
+}
+
+/// Copies in files; nothing where there are none.
+fn in_files(replicas: &[Replica]) -> Option<Vec<Json>> {
+    let file = |replica: &Replica| match &replica.place {
+        Place::Disk { path, size } => Some(json!({"file_path": path, "object_size": size})),
+        Place::Memory(_) => None,
+    };
+    let files: Vec<Json> = replicas.iter().filter_map(file).collect();
+    (!files.is_empty()).then_some(files)
 }
 
 fn failed(why: Refusal) -> Json {

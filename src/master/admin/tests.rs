@@ -137,6 +137,8 @@ fn bodies_of_upstream_0_3_13() {
     let (status, body) = value(&admin, "GET", "/batch_query_keys?keys=a%2Fb,none");
     assert_eq!(status, 200);
     assert_eq!(body["data"]["a/b"]["values"][1]["size_"], 6);
+    let file = serde_json::json!([{"file_path": "/x", "object_size": 11}]);
+    assert_eq!(body["data"]["a/b"]["disk_values"], file);
     assert_eq!(body["data"]["none"]["error"], "OBJECT_NOT_FOUND");
     assert_eq!(value(&admin, "GET", "/batch_query_keys").0, 400);
     assert!(fake.leases.lock().is_empty());

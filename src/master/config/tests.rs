@@ -55,6 +55,34 @@ fn defaults_are_those_of_upstream() {
 }
 
 #[test]
+fn other_ports_are_of_the_family_of_the_calls() {
+    let metadata = "--enable_http_metadata_server";
+    for (address, expected) in
+        [("::", "::"), ("[::1]", "::"), ("fe80::1%eth0", "::"), ("127.0.0.1", "0.0.0.0")]
+    {
+        let config = config(&[&format!("--rpc_address={address}"), metadata]);
+        assert_eq!(config.metrics.host, expected, "{address}");
+        assert_eq!(config.metadata.unwrap().host, expected, "{address}");
+    }
+    let chosen = ["--rpc_address=::", "--metrics_host=0.0.0.0", metadata];
+    let config = config(&chosen);
+    assert_eq!(config.metrics.host, "0.0.0.0");
+    assert_eq!(config.metadata.unwrap().host, "::");
+}
+
+#[test]
+fn files_have_the_smaller_of_both_limits() {
+    let capacity = |flags: &[&str]| {
+        let config = config(flags);
+        (config.file_capacity, config.file_share, config.evict_files)
+    };
+    assert_eq!(capacity(&[]), (i64::MAX as u64, Some(0.9), true));
+    assert_eq!(capacity(&["--quota_bytes=7"]), (7, None, true));
+    let both = ["--quota_bytes=7", "--global_file_segment_size=5", "--noenable_disk_eviction"];
+    assert_eq!(capacity(&both), (5, None, false));
+}
+
+#[test]
 fn a_candidate_has_no_journal_and_upstreams_name_for_its_group() {
     let ha = ["--enable_ha", "--etcd_endpoints=a:1; b:2", "--rpc_address=::1", "--cluster_id=x"];
     let elected = config(&ha);

@@ -13,7 +13,6 @@ const OPLOG: Effect = Effect::None("a standby takes nothing over; clients report
 const NOF: Effect = Effect::None("NVMe-oF pools are not offered");
 const TASKS: Effect = Effect::None("there are no tasks that copy or move objects");
 const HA_BACKEND: Effect = Effect::None("leaders are elected in etcd only");
-const DISK: Effect = Effect::None("files below --root_fs_dir are not evicted");
 
 const fn flag(
     since: Since,
@@ -123,8 +122,9 @@ pub const FLAGS: &[Flag] = &[
         "off, observe or enforce"),
     new("enable_cxl", Bool, "false", CXL,
         "Pool memory behind CXL"),
-    new("enable_disk_eviction", Bool, "true", DISK,
-        "Evict files below --root_fs_dir"),
+    new("enable_disk_eviction", Bool, "true", Used,
+        "Delete the oldest files below --root_fs_dir when there are too many bytes of them; \
+         without it a full tier takes no more"),
     new("enable_kv_events", Bool, "false", KV_EVENTS,
         "Publish what becomes of objects"),
     new("enable_metadata_cleanup_on_timeout", Bool, "false", Used,
@@ -223,8 +223,9 @@ pub const FLAGS: &[Flag] = &[
         "Seconds after which an unfinished put no longer keeps others from putting the key"),
     new("put_start_release_timeout_sec", Uint64, "600", Used,
         "Seconds after which the memory of an unfinished put is used again"),
-    new("quota_bytes", Uint64, "0", DISK,
-        "Bytes that files may take"),
+    new("quota_bytes", Uint64, "0", Used,
+        "Bytes that objects in --root_fs_dir may have, if it is less than \
+         --global_file_segment_size; 0 is 90 % of its file system"),
     new("rpc_interface", Text, "", Used,
         "Network interface whose address takes the place of --rpc_address"),
     new("snapshot_backup_dir", Text, "", SNAPSHOT,

@@ -35,9 +35,9 @@ fn the_last_one_wins_and_defaults_are_no_origin() {
 #[test]
 fn flags_without_effect_are_named_only_if_given() {
     assert_eq!(line(&["--rpc_port=5"]).values.without_effect(), []);
-    let named = line(&["--enable_snapshot", "--quota_bytes=5"]).values.without_effect();
+    let named = line(&["--enable_snapshot", "--cxl_size=5"]).values.without_effect();
     let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["enable_snapshot", "quota_bytes"]);
+    assert_eq!(names, ["cxl_size", "enable_snapshot"]);
 }
 
 #[test]

@@ -59,6 +59,7 @@ operations! {
     Report "report",
     Suspect "suspect",
     Keep "keep",
+    Unfinished "unfinished",
 }
 
 const OPERATIONS: usize = Operation::ALL.len();
@@ -91,6 +92,7 @@ impl Operation {
             Call::Report { .. } => Operation::Report,
             Call::Suspect { .. } => Operation::Suspect,
             Call::Keep { .. } => Operation::Keep,
+            Call::Unfinished { .. } => Operation::Unfinished,
         })
     }
 }
@@ -137,6 +139,10 @@ pub struct Counters {
     pub(super) abandoned_puts: AtomicU64,
     /// Objects taken over from reports.
     pub(super) reported_objects: AtomicU64,
+    pub(super) revived_files: AtomicU64,
+    pub(super) evicted_files: AtomicU64,
+    pub(super) evicted_file_bytes: AtomicU64,
+    pub(super) refused_files: AtomicU64,
     /// Puts that had to wait for room.
     pub(super) waited_puts: AtomicU64,
     /// Puts with fewer copies than were asked for.

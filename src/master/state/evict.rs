@@ -128,6 +128,8 @@ impl State {
                 true => (self.drop_file(&mut shard, candidate.slot), now),
                 false => self.drop_object(now, &mut shard, candidate.slot, End::Removed),
             };
+            counters::add(&self.counters.evicted_files, 1);
+            counters::add(&self.counters.evicted_file_bytes, done.0);
             return Some(self.count_evicted(done));
         }
         let group = object.group().cloned();

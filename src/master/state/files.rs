@@ -3,19 +3,25 @@
 //! Every put is granted one where there is such a tier; its writer says when it is written. An
 //! object that is evicted from memory goes on in its file. A file belongs to one put, so it goes
 //! when the object goes, and nobody ever writes it again. Deleting it is the outlet's affair.
+//!
+//! A life that remembers nothing (a newly elected leader, a master without a journal) is offered
+//! the files that are there. What was put, removed or given up in this life is the later truth.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::removal::End;
 use super::shard::{Copy, Object, Shard, FILES, WRITTEN};
-use super::State;
+use super::{counters, State};
+use crate::limits;
 use crate::master::journal::record::{KeptFile, Record};
 use crate::pool::eviction::Link;
-use crate::pool::file::relative_path;
-use crate::pool::lease::Micros;
+use crate::pool::file::{relative_path, Sealed};
+use crate::pool::lease::{LastUse, Micros};
 use crate::pool::outcome::{Outcome, Refusal};
 
 /// How much the tier holds.
@@ -25,6 +31,10 @@ pub(super) struct FileUse {
     folder: u32,
     pub(super) files: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// Files of an earlier life are being offered.
+    expected: AtomicBool,
+    /// Hashes of keys that went away meanwhile.
+    gone: Mutex<Option<HashSet<u64>>>,
 }
 
 impl FileUse {
@@ -33,6 +43,8 @@ impl FileUse {
             folder: crc32fast::hash(folder.as_bytes()),
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            expected: AtomicBool::new(false),
+            gone: Mutex::new(None),
         }
     }
 
@@ -61,8 +73,11 @@ impl State {
     /// A file for a new object, if there is a tier and it may hold that much.
     pub(super) fn grant_file(&self, bytes: u64) -> Option<Copy> {
         let used = self.file_use.bytes.load(Ordering::Relaxed);
-        let fits = used.saturating_add(bytes) <= self.settings.file_capacity;
-        if self.settings.storage_directory.is_empty() || !fits {
+        if self.settings.storage_directory.is_empty() {
+            return None;
+        }
+        if used.saturating_add(bytes) > self.settings.file_capacity {
+            counters::add(&self.counters.refused_files, 1);
             return None;
         }
         self.file_use.add(bytes);
@@ -107,6 +122,95 @@ impl State {
         let (generation, folder) = (object.generation, self.file_use.folder);
         self.outlet.record(&Record::File { generation, state: KeptFile::None, folder });
         object.size
+    }
+
+    /// Files of an earlier life are going to be offered: until the last of them nothing may come
+    /// back that goes away meanwhile. To be called before anything else is.
+    pub fn expect_files(&self) {
+        if !self.remembers && !self.settings.storage_directory.is_empty() {
+            *self.file_use.gone.lock() = Some(HashSet::new());
+            self.file_use.expected.store(true, Ordering::Release);
+        }
+    }
+
+    /// No file is offered any more.
+    pub fn expect_no_files(&self) {
+        self.file_use.expected.store(false, Ordering::Release);
+        *self.file_use.gone.lock() = None;
+    }
+
+    /// An object of that hash is gone, or is not to be there: its file must not bring it back.
+    pub(super) fn note_gone(&self, hash: u64) {
+        if !self.file_use.expected.load(Ordering::Acquire) {
+            return;
+        }
+        let mut gone = self.file_use.gone.lock();
+        let is_full = gone.as_ref().is_some_and(|g| g.len() >= limits::MASTER_GONE_NOTED_MAX);
+        if is_full {
+            drop(gone);
+            log::warn!("too much is removed to take over more files of the master before");
+            return self.expect_no_files();
+        }
+        if let Some(gone) = gone.as_mut() {
+            gone.insert(hash);
+        }
+    }
+
+    /// Takes a file over that an earlier life left; false where it belongs to nothing. Its bytes
+    /// are checked by whoever reads them.
+    pub fn take_file(&self, now: Instant, found: Sealed) -> bool {
+        let now = self.micros(now);
+        let hash = self.hash(&found.key);
+        // As for reports: numbers of this life are known, and others are not to be compared.
+        let is_sound = !found.key.is_empty()
+            && (1..self.first_generation).contains(&found.generation)
+            && (1..=limits::REQUEST_BYTES_MAX).contains(&found.size);
+        if !is_sound || !self.file_use.expected.load(Ordering::Acquire) {
+            return false;
+        }
+        let number = self.shard_of(hash);
+        let mut shard = self.shard(number).lock();
+        let mut known = shard.find(hash, &found.key);
+        if let Some(slot) = known {
+            let object = shard.objects.get(slot);
+            if object.generation > found.generation {
+                return false;
+            }
+            if object.generation < found.generation {
+                self.drop_object(now, &mut shard, slot, End::Superseded);
+                known = None;
+            } else if object.file().is_some() || object.size != found.size {
+                return object.size == found.size;
+            }
+        } else if self.file_use.gone.lock().as_ref().is_none_or(|gone| gone.contains(&hash)) {
+            return false;
+        }
+        let Some(mut copy) = self.grant_file(found.size) else { return false };
+        copy.piece = WRITTEN;
+        counters::add(&self.counters.revived_files, 1);
+        if let Some(slot) = known {
+            shard.add_copy(slot, copy);
+            if let Some(record) = self.file_record(shard.objects.get(slot)) {
+                self.outlet.record(&record);
+            }
+            return true;
+        }
+        let Some(slot) = shard.vacant() else {
+            self.file_use.subtract(found.size);
+            return false;
+        };
+        let mut object = Object {
+            key: found.key.into_boxed_slice(),
+            generation: found.generation,
+            size: found.size,
+            complete: true,
+            ..Object::default()
+        };
+        object.copies.push(copy);
+        object.set_last_use(LastUse { at: now, granted: false });
+        self.record_put(now, &self.table.load(), &object, None);
+        shard.insert(slot, hash, object, now);
+        true
     }
 
     /// The writer has written the file.
@@ -164,7 +268,7 @@ impl State {
     pub(super) fn keep_files_below_capacity(&self, now: Micros) {
         let capacity = self.settings.file_capacity;
         let used = self.file_use.bytes.load(Ordering::Relaxed);
-        if capacity == u64::MAX || used == 0 {
+        if capacity == u64::MAX || used == 0 || !self.settings.evict_files {
             return;
         }
         let share = |part: f64| (capacity as f64 * part.clamp(0.0, 1.0)) as u64;

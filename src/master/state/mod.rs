@@ -68,6 +68,7 @@ use super::journal::record::Record;
 use crate::limits;
 use crate::pool::identity::ClientId;
 use crate::pool::lease::Micros;
+use crate::pool::object::{Generation, Key};
 use crate::pool::outcome::Refusal;
 use crate::rpc::message::{Call, Greeting, Reply};
 
@@ -215,6 +216,12 @@ impl State {
         self.first_generation
     }
 
+    /// The first put of this life, and what the next one will be. Later than anything that is
+    /// known of puts by now.
+    pub fn generations(&self) -> (u64, u64) {
+        (self.first_generation, self.generation.load(Ordering::Relaxed))
+    }
+
     /// The view in which this master leads; 0 where nobody is elected.
     pub fn view_version(&self) -> i64 {
         self.settings.view_version
@@ -244,15 +251,17 @@ impl State {
             Call::BatchPutStart(owner, items, options) => {
                 return self.put_start(at, owner, items, options, false);
             }
-            Call::PutEnd(owner, key, kind) => Reply::Done(self.put_end(at, owner, &key, kind)),
-            Call::BatchPutEnd(owner, keys, kind) => Reply::BatchDone(
-                keys.iter().map(|key| self.put_end(at, owner, key, kind)).collect(),
-            ),
-            Call::PutRevoke(owner, key, kind) => {
-                Reply::Done(self.put_revoke(at, owner, &key, kind))
+            Call::PutEnd(owner, key, kind, put) => {
+                Reply::Done(self.put_end(at, owner, (&key, put), kind))
             }
-            Call::BatchPutRevoke(owner, keys, kind) => Reply::BatchDone(
-                keys.iter().map(|key| self.put_revoke(at, owner, key, kind)).collect(),
+            Call::BatchPutEnd(owner, keys, kind, puts) => Reply::BatchDone(
+                each_put(&keys, &puts).map(|put| self.put_end(at, owner, put, kind)).collect(),
+            ),
+            Call::PutRevoke(owner, key, kind, put) => {
+                Reply::Done(self.put_revoke(at, owner, (&key, put), kind))
+            }
+            Call::BatchPutRevoke(owner, keys, kind, puts) => Reply::BatchDone(
+                each_put(&keys, &puts).map(|put| self.put_revoke(at, owner, put, kind)).collect(),
             ),
             Call::Remove { key, force } => Reply::Done(self.remove(at, &key, force)),
             Call::BatchRemove { keys, force } => {
@@ -275,6 +284,9 @@ impl State {
             Call::Suspect { client, endpoint } => Reply::Done(self.suspect(client, &endpoint)),
             Call::Keep { client, segments, ranges } => {
                 Reply::Done(self.keep(at, client, segments, &ranges))
+            }
+            Call::Unfinished { client, puts, age_ms } => {
+                Reply::Done(self.unfinished(at, client, puts, age_ms))
             }
         };
         Step::Reply(self.counted(operation, reply))
@@ -356,12 +368,21 @@ impl State {
     }
 }
 
+/// Keys with the put that is meant of each; 0 where the caller does not say.
+fn each_put<'a>(
+    keys: &'a [Key],
+    puts: &'a [Generation],
+) -> impl Iterator<Item = (&'a [u8], Generation)> {
+    let puts = puts.iter().copied().chain(std::iter::repeat(0));
+    keys.iter().map(Vec::as_slice).zip(puts)
+}
+
 fn call_items(call: &Call) -> usize {
     match call {
         Call::BatchExists(keys)
         | Call::BatchLookup(keys)
-        | Call::BatchPutEnd(_, keys, _)
-        | Call::BatchPutRevoke(_, keys, _)
+        | Call::BatchPutEnd(_, keys, ..)
+        | Call::BatchPutRevoke(_, keys, ..)
         | Call::BatchRemove { keys, .. } => keys.len(),
         Call::BatchPutStart(_, items, _) => items.len(),
         _ => 1,

@@ -1,6 +1,7 @@
 //! Puts: ranges for new objects, their end, and their end without success.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::time::Instant;
 
 use smallvec::SmallVec;
@@ -10,14 +11,14 @@ use super::groups::Member;
 use super::reads::is_visible;
 use super::removal::End;
 use super::segments::{Choices, Table};
-use super::shard::{Copy, Extra, Object, Shard};
+use super::shard::{Copy, Extra, Object, Shard, Start};
 use super::{counters, Operation, State, Step, Waiting};
 use crate::limits;
 use crate::master::journal::record::{KeptPin, Record};
 use crate::pool::eviction::Link;
 use crate::pool::identity::ClientId;
 use crate::pool::lease::{LastUse, Micros, Pin};
-use crate::pool::object::{PutItem, PutOptions};
+use crate::pool::object::{Generation, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::placement;
 use crate::pool::replica::ReplicaKind;
@@ -356,15 +357,16 @@ impl State {
         &self,
         now: Micros,
         owner: Option<ClientId>,
-        key: &[u8],
+        put: (&[u8], Generation),
         kind: ReplicaKind,
     ) -> Outcome<()> {
-        let hash = self.hash(key);
+        let hash = self.hash(put.0);
         let mut shard = self.shard(self.shard_of(hash)).lock();
         let table = self.table.load();
-        let slot = self.find_own(&shard, &table, hash, key, owner)?;
+        let slot = self.find_own(&shard, &table, hash, put, owner)?;
         if kind == ReplicaKind::Disk {
-            // Clients of ours end memory first: this is the late end of an earlier put of the key.
+            // Clients of ours end memory first: this is the late end of an earlier put of the key
+            // by one that does not say which.
             if owner.is_some() && !shard.objects.get(slot).complete {
                 return Err(Refusal::REPLICA_IS_NOT_READY);
             }
@@ -402,12 +404,12 @@ impl State {
         &self,
         now: Micros,
         owner: Option<ClientId>,
-        key: &[u8],
+        put: (&[u8], Generation),
         kind: ReplicaKind,
     ) -> Outcome<()> {
-        let hash = self.hash(key);
+        let hash = self.hash(put.0);
         let mut shard = self.shard(self.shard_of(hash)).lock();
-        let slot = self.find_own(&shard, &self.table.load(), hash, key, owner)?;
+        let slot = self.find_own(&shard, &self.table.load(), hash, put, owner)?;
         if kind == ReplicaKind::Disk {
             return self.revoke_file(&mut shard, slot);
         }
@@ -421,20 +423,63 @@ impl State {
         Ok(())
     }
 
-    /// The object of a key, if the caller may end its put. An anonymous one may be ended by all
-    /// that are anonymous.
+    /// Drops puts of a client that it says nothing of and that are old enough. It is not believed
+    /// more than of one that is gone: somebody in it may have stood still.
+    pub(super) fn unfinished(
+        &self,
+        now: Micros,
+        id: ClientId,
+        going: Vec<Generation>,
+        age_ms: u32,
+    ) -> Outcome<()> {
+        if going.len() > limits::STORE_OPEN_PUTS_MAX {
+            return Err(Refusal::INVALID_PARAMS);
+        }
+        let client = self.client_of(now, id)?;
+        self.hear(now, &client);
+        let going: HashSet<Generation> = going.into_iter().collect();
+        let until = now.saturating_sub(u64::from(age_ms) * 1000);
+        self.drop_puts_of(now, client.serial, |start| {
+            start.at <= until && !going.contains(&start.generation)
+        });
+        Ok(())
+    }
+
+    /// Drops unfinished puts of an owner, which is gone or does not know of them.
+    pub(super) fn drop_puts_of(&self, now: Micros, owner: u32, which: impl Fn(&Start) -> bool) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let is_open = |start: &&Start| {
+                let object = shard.alive(start.slot, start.generation);
+                object.is_some_and(|object| !object.complete && object.owner == owner)
+            };
+            let starts = shard.starts.iter().filter(is_open).filter(|start| which(start));
+            let open: Vec<u32> = starts.map(|start| start.slot).collect();
+            for slot in open {
+                counters::add(&self.counters.abandoned_puts, 1);
+                self.drop_object(now, &mut shard, slot, End::OwnerGone);
+            }
+        }
+    }
+
+    /// The object of a key, if the caller may end its put, and if it is the put that the caller
+    /// means. An anonymous one may be ended by all that are anonymous.
     fn find_own(
         &self,
         shard: &Shard,
         table: &Table,
         hash: u64,
-        key: &[u8],
+        (key, put): (&[u8], Generation),
         owner: Option<ClientId>,
     ) -> Outcome<u32> {
         let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
         let object = shard.objects.get(slot);
         if !is_visible(table, object) {
             return Err(Refusal::OBJECT_NOT_FOUND);
+        }
+        if put != 0 && put != object.generation {
+            // The put that is meant was given up, and the key has another one by now.
+            return Err(Refusal::REPLICA_IS_GONE);
         }
         // Once an object is complete nobody can do harm by ending it; after a restart nobody knows
         // any more who put it.

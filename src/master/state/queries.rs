@@ -66,6 +66,14 @@ pub struct Totals {
     pub abandoned_puts: u64,
     /// Objects taken over from reports.
     pub reported_objects: u64,
+    /// Files taken over from a life before.
+    pub revived_files: u64,
+    /// Files evicted because there were too many bytes of them.
+    pub evicted_files: u64,
+    /// Bytes of their objects.
+    pub evicted_file_bytes: u64,
+    /// Objects that got no file because the tier was full.
+    pub refused_files: u64,
     /// Puts that waited for room.
     pub waited_puts: u64,
     /// Puts with fewer copies than were asked for.
@@ -122,6 +130,10 @@ impl State {
             evicted_bytes: read(&counters.evicted_bytes),
             abandoned_puts: read(&counters.abandoned_puts),
             reported_objects: read(&counters.reported_objects),
+            revived_files: read(&counters.revived_files),
+            evicted_files: read(&counters.evicted_files),
+            evicted_file_bytes: read(&counters.evicted_file_bytes),
+            refused_files: read(&counters.refused_files),
             waited_puts: read(&counters.waited_puts),
             partial_allocations: read(&counters.partial_allocations),
             expired_clients: read(&counters.expired_clients),

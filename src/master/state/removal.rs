@@ -37,6 +37,10 @@ impl State {
         let hash = self.hash(&shard.objects.get(slot).key);
         let object = shard.remove(slot, hash);
         self.leave_group(&object);
+        // What was lost with its segment may go on in the file of the same put.
+        if end != End::SegmentLost || object.generation >= self.first_generation {
+            self.note_gone(hash);
+        }
         self.forget_file(&object);
         let table = self.table.load();
         let mut longest = now;
@@ -115,13 +119,18 @@ impl State {
     pub(super) fn remove(&self, now: Micros, key: &[u8], force: bool) -> Outcome<()> {
         let hash = self.hash(key);
         let mut shard = self.shard(self.shard_of(hash)).lock();
-        let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
+        let Some(slot) = shard.find(hash, key) else {
+            self.note_gone(hash);
+            return Err(Refusal::OBJECT_NOT_FOUND);
+        };
         self.check_removable(now, shard.objects.get(slot), force)?;
         self.drop_object(now, &mut shard, slot, End::Removed);
         Ok(())
     }
 
     pub(super) fn remove_pattern(&self, now: Micros, pattern: &[u8], force: bool) -> Outcome<i64> {
+        // What is still only a file would have to be asked for its name.
+        self.expect_no_files();
         let mut removed = 0;
         self.each_match(pattern, |key| {
             removed += i64::from(self.remove(now, key, force).is_ok());
@@ -132,6 +141,7 @@ impl State {
 
     /// Leased and unfinished objects stay.
     pub(super) fn remove_all(&self, now: Micros, force: bool) -> i64 {
+        self.expect_no_files();
         let mut removed = 0;
         for shard in &self.shards {
             let mut shard = shard.lock();

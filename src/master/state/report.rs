@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::cell::{Cell, Rest, HIDDEN, REPORTING, RESTING, SETTLING};
 use super::removal::End;
-use super::shard::{Copy, Extra, Object};
+use super::shard::{Copy, Extra, Object, FILES};
 use super::{counters, State, FIRST_MOMENT};
 use crate::limits;
 use crate::pool::eviction::Link;
@@ -228,7 +228,14 @@ impl State {
                 self.drop_object(now, &mut shard, slot, End::Superseded);
                 known = None;
             } else if shard.objects.get(slot).slices() != held.slices {
-                return Claim::Refused;
+                // A file knows its length only.
+                let object = shard.objects.get_mut(slot);
+                let is_only_file = object.copies.iter().all(|copy| copy.segment == FILES);
+                if !is_only_file || object.size != size {
+                    return Claim::Refused;
+                }
+                let group = object.group().cloned();
+                object.extra = Extra::of(held.slices.clone(), group);
             }
         }
         let fresh = known.is_none();

@@ -50,6 +50,8 @@ pub struct Settings {
     pub storage_directory: String,
     /// Bytes that the shared file tier may hold.
     pub file_capacity: u64,
+    /// Whether the oldest files go when there are too many bytes of them.
+    pub evict_files: bool,
     /// Answer to the question whether the service is ready.
     pub version: String,
 }
@@ -78,6 +80,7 @@ impl Default for Settings {
             policy: Policy::Random,
             storage_directory: String::new(),
             file_capacity: u64::MAX,
+            evict_files: true,
             version: String::new(),
         }
     }

@@ -376,7 +376,9 @@ impl Shard {
     pub(super) fn add_copy(&mut self, slot: u32, copy: Copy) {
         let object = self.objects.get_mut(slot);
         let list = object.list as usize;
-        object.copies.push(copy);
+        // A file is the last resort of readers.
+        let at = object.copies.iter().position(|copy| copy.segment == FILES);
+        object.copies.insert(at.unwrap_or(object.copies.len()), copy);
         self.push(slot, copy.segment, list);
     }
 

@@ -136,26 +136,7 @@ impl State {
             }
         }
         self.outlet.news(client.id);
-        self.drop_puts_of(now, client.serial);
-    }
-
-    fn drop_puts_of(&self, now: Micros, owner: u32) {
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            let open: Vec<u32> = shard
-                .starts
-                .iter()
-                .filter(|start| {
-                    let object = shard.alive(start.slot, start.generation);
-                    object.is_some_and(|o| !o.complete && o.owner == owner)
-                })
-                .map(|start| start.slot)
-                .collect();
-            for slot in open {
-                counters::add(&self.counters.abandoned_puts, 1);
-                self.drop_object(now, &mut shard, slot, End::OwnerGone);
-            }
-        }
+        self.drop_puts_of(now, client.serial, |_| true);
     }
 
     fn look_at_puts(&self, now: Micros) {

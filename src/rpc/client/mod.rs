@@ -186,6 +186,7 @@ impl MasterClient {
                 Err(broken) => {
                     let is_lost = broken.error.kind() == ErrorKind::ConnectionLost;
                     let was_idle = !lent.fresh;
+                    lent.connection.abandon();
                     self.discard(lent);
                     if is_lost {
                         // Those that were made with it have most likely ended with it.

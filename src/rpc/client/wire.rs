@@ -60,6 +60,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// What this host has not sent yet of a call that was given up must not arrive later, when
+    /// nobody waits for what it brings about.
+    pub(super) fn abandon(&self) {
+        // Not vital: without it the kernel goes on sending for a while.
+        let _ = socket2::SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     /// Connects to the first address that answers.
     pub(super) fn open(
         addresses: &[SocketAddr],

@@ -76,7 +76,8 @@ pub fn upstream_name(method: Method) -> Option<&'static str> {
         | Method::Attend
         | Method::Report
         | Method::Suspect
-        | Method::Keep => return None,
+        | Method::Keep
+        | Method::Unfinished => return None,
     })
 }
 

@@ -7,7 +7,7 @@
 //! `Greet` itself is read in any version.
 
 use crate::pool::identity::{ClientId, SegmentId, Uuid};
-use crate::pool::object::{Key, PutItem, PutOptions};
+use crate::pool::object::{Generation, Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{
     BufferRange, Located, LocatedView, Place, PlaceView, Replica, ReplicaKind, ReplicaStatus,
@@ -57,10 +57,18 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
             read_groups(r, &mut items)?;
             Call::BatchPutStart(client, items, options)
         }
-        Method::PutEnd => Call::PutEnd(maybe_client(r)?, key(r)?, kind(r)?),
-        Method::BatchPutEnd => Call::BatchPutEnd(maybe_client(r)?, keys(r)?, kind(r)?),
-        Method::PutRevoke => Call::PutRevoke(maybe_client(r)?, key(r)?, kind(r)?),
-        Method::BatchPutRevoke => Call::BatchPutRevoke(maybe_client(r)?, keys(r)?, kind(r)?),
+        Method::PutEnd => Call::PutEnd(maybe_client(r)?, key(r)?, kind(r)?, maybe_put(r)?),
+        Method::BatchPutEnd => {
+            let (client, keys, kind) = (maybe_client(r)?, keys(r)?, kind(r)?);
+            let puts = maybe_puts(r, keys.len())?;
+            Call::BatchPutEnd(client, keys, kind, puts)
+        }
+        Method::PutRevoke => Call::PutRevoke(maybe_client(r)?, key(r)?, kind(r)?, maybe_put(r)?),
+        Method::BatchPutRevoke => {
+            let (client, keys, kind) = (maybe_client(r)?, keys(r)?, kind(r)?);
+            let puts = maybe_puts(r, keys.len())?;
+            Call::BatchPutRevoke(client, keys, kind, puts)
+        }
         Method::Remove => Call::Remove { key: key(r)?, force: r.flag()? },
         Method::BatchRemove => Call::BatchRemove { keys: keys(r)?, force: r.flag()? },
         Method::RemoveByPattern => Call::RemoveByPattern { pattern: key(r)?, force: r.flag()? },
@@ -80,6 +88,9 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
         Method::Keep => {
             let (client, segments) = (client(r)?, r.list(3, 32, segment)?);
             Call::Keep { client, segments, ranges: r.list(0, 32, kept)? }
+        }
+        Method::Unfinished => {
+            Call::Unfinished { client: client(r)?, puts: sizes(r)?, age_ms: r.u32()? }
         }
     })
 }
@@ -105,15 +116,23 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) {
                 put_options(w, options);
                 put_groups(w, items);
             }
-            Call::PutEnd(client, key, kind) | Call::PutRevoke(client, key, kind) => {
+            Call::PutEnd(client, key, kind, put) | Call::PutRevoke(client, key, kind, put) => {
                 put_client(w, client);
                 w.bytes(key);
                 put_kind(w, *kind);
+                // Masters from before these fields pass over them.
+                if *put != 0 {
+                    w.u64(*put);
+                }
             }
-            Call::BatchPutEnd(client, keys, kind) | Call::BatchPutRevoke(client, keys, kind) => {
+            Call::BatchPutEnd(client, keys, kind, puts)
+            | Call::BatchPutRevoke(client, keys, kind, puts) => {
                 put_client(w, client);
                 put_keys(w, keys);
                 put_kind(w, *kind);
+                if !puts.is_empty() {
+                    put_sizes(w, puts);
+                }
             }
             Call::Remove { key, force } | Call::RemoveByPattern { pattern: key, force } => {
                 w.bytes(key);
@@ -155,6 +174,11 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) {
                 put_uuid(w, client.0);
                 w.list(segments, put_segment);
                 w.list(ranges, put_kept);
+            }
+            Call::Unfinished { client, puts, age_ms } => {
+                put_uuid(w, client.0);
+                put_sizes(w, puts);
+                w.u32(*age_ms);
             }
         }
     });
@@ -261,7 +285,8 @@ pub fn decode_reply(method: Method, body: &[u8]) -> Result<Reply, Malformed> {
         | Method::Unmount
         | Method::Report
         | Method::Suspect
-        | Method::Keep => Reply::Done(outcome(r, |_| Ok(()))?),
+        | Method::Keep
+        | Method::Unfinished => Reply::Done(outcome(r, |_| Ok(()))?),
     })
 }
 
@@ -400,6 +425,27 @@ fn kind(r: &mut Reader<'_>) -> Result<ReplicaKind, Malformed> {
         4 => ReplicaKind::All,
         _ => return Err(r.wrong("an unknown kind of replica")),
     })
+}
+
+/// Which put a call means; older clients do not say.
+fn maybe_put(r: &mut Reader<'_>) -> Result<Generation, Malformed> {
+    if r.remaining() == 0 {
+        Ok(0)
+    } else {
+        r.u64()
+    }
+}
+
+/// The same for each of so many keys.
+fn maybe_puts(r: &mut Reader<'_>, keys: usize) -> Result<Vec<Generation>, Malformed> {
+    if r.remaining() == 0 {
+        return Ok(Vec::new());
+    }
+    let puts = sizes(r)?;
+    match puts.is_empty() || puts.len() == keys {
+        true => Ok(puts),
+        false => Err(r.wrong("as many puts as keys are to be named")),
+    }
 }
 
 fn put_segment(w: &mut Writer<'_>, segment: &Segment) {

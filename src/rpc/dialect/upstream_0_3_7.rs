@@ -74,7 +74,8 @@ pub fn shapes(method: Method) -> Option<(Option<Shape>, Shape)> {
         | Method::Attend
         | Method::Report
         | Method::Suspect
-        | Method::Keep => return None,
+        | Method::Keep
+        | Method::Unfinished => return None,
     })
 }
 
@@ -148,10 +149,12 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
             let items = pairs.map(|(key, slices)| PutItem::new(key, slices)).collect();
             Call::BatchPutStart(None, items, config(r)?)
         }
-        Method::PutEnd => Call::PutEnd(None, key(r)?, kind(r)?),
-        Method::PutRevoke => Call::PutRevoke(None, key(r)?, kind(r)?),
-        Method::BatchPutEnd => Call::BatchPutEnd(None, keys(r)?, ReplicaKind::Memory),
-        Method::BatchPutRevoke => Call::BatchPutRevoke(None, keys(r)?, ReplicaKind::Memory),
+        Method::PutEnd => Call::PutEnd(None, key(r)?, kind(r)?, 0),
+        Method::PutRevoke => Call::PutRevoke(None, key(r)?, kind(r)?, 0),
+        Method::BatchPutEnd => Call::BatchPutEnd(None, keys(r)?, ReplicaKind::Memory, Vec::new()),
+        Method::BatchPutRevoke => {
+            Call::BatchPutRevoke(None, keys(r)?, ReplicaKind::Memory, Vec::new())
+        }
         Method::Remove => Call::Remove { key: key(r)?, force: false },
         Method::RemoveByPattern => Call::RemoveByPattern { pattern: key(r)?, force: false },
         Method::Mount => Call::Mount(segment(r)?, ClientId(uuid(r)?)),
@@ -176,8 +179,8 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) -> Result<(), &'static str
         Call::PutStart(_, _, options) | Call::BatchPutStart(_, _, options) if options.hard_pin => {
             return Err(NO_HARD_PIN);
         }
-        Call::PutEnd(_, _, kind) | Call::PutRevoke(_, _, kind) => drop(kind_number(*kind)?),
-        Call::BatchPutEnd(_, _, kind) | Call::BatchPutRevoke(_, _, kind)
+        Call::PutEnd(_, _, kind, _) | Call::PutRevoke(_, _, kind, _) => drop(kind_number(*kind)?),
+        Call::BatchPutEnd(_, _, kind, _) | Call::BatchPutRevoke(_, _, kind, _)
             if kind_number(*kind)? != 0 =>
         {
             return Err("the master's dialect has batched ends of memory only");
@@ -195,8 +198,8 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) -> Result<(), &'static str
         | Call::RemoveByPattern { pattern: key, .. } => w.bytes(key),
         Call::BatchExists(keys)
         | Call::BatchLookup(keys)
-        | Call::BatchPutEnd(_, keys, _)
-        | Call::BatchPutRevoke(_, keys, _) => w.list(keys, |w, key| w.bytes(key)),
+        | Call::BatchPutEnd(_, keys, ..)
+        | Call::BatchPutRevoke(_, keys, ..) => w.list(keys, |w, key| w.bytes(key)),
         Call::PutStart(_, item, options) => {
             w.bytes(&item.key);
             w.list(&item.slices, |w, size| w.u64(*size));
@@ -207,7 +210,7 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) -> Result<(), &'static str
             w.list(items, |w, item| w.list(&item.slices, |w, size| w.u64(*size)));
             put_config(w, options);
         }
-        Call::PutEnd(_, key, kind) | Call::PutRevoke(_, key, kind) => {
+        Call::PutEnd(_, key, kind, _) | Call::PutRevoke(_, key, kind, _) => {
             w.bytes(key);
             // Looked at above.
             w.i32(kind_number(*kind).unwrap_or_default());
@@ -233,7 +236,8 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) -> Result<(), &'static str
         | Call::Attend { .. }
         | Call::Report { .. }
         | Call::Suspect { .. }
-        | Call::Keep { .. } => {}
+        | Call::Keep { .. }
+        | Call::Unfinished { .. } => {}
     });
     Ok(())
 }

@@ -16,7 +16,7 @@ impl Folder {
 
     fn tier(&self) -> FileTier {
         let tier = FileTier::default();
-        assert!(tier.begin(format!("{}/cluster", self.0.display())));
+        assert!(tier.begin(format!("{}/cluster", self.0.display()), patiently()));
         tier
     }
 }
@@ -25,6 +25,10 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+fn patiently() -> Deadline {
+    Deadline::within(Duration::from_secs(60))
 }
 
 fn job(tier: &FileTier, key: &[u8], value: &[u8]) -> Job {
@@ -36,8 +40,7 @@ fn read(tier: &FileTier, job: &Job, size: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     let (one, two) = bytes.split_at_mut(size / 3);
     let target = [Range::of_mut(one), Range::of_mut(two)];
-    let deadline = Deadline::within(Duration::from_secs(60));
-    tier.read(&job.key, &job.path, size as u64, &target, deadline)?;
+    tier.read(&job.key, &job.path, size as u64, &target, patiently())?;
     Ok(bytes)
 }
 
@@ -80,6 +83,16 @@ fn other_bytes_are_seen() {
     // Upstream's writers put no seal.
     std::fs::write(&job.path, &whole[..11]).unwrap();
     assert_eq!(read(&tier, &job, 11).unwrap(), b"hello world");
+    // The first files had a seal without the key.
+    let sum = crc32fast::hash(b"hello world");
+    let old = [&whole[..11], &crate::pool::file::old_seal(b"k", 11, sum)].concat();
+    std::fs::write(&job.path, &old).unwrap();
+    assert_eq!(read(&tier, &job, 11).unwrap(), b"hello world");
+    // The file of another put of the same key.
+    let path = format!("{}/{}", tier.folder.get().unwrap(), relative_path(b"k", 8));
+    let later = Job { key: b"k".to_vec(), path, generation: 8, value: Vec::new() };
+    std::fs::write(&later.path, &whole).unwrap();
+    assert_eq!(kind(read(&tier, &later, 11)), ErrorKind::ChecksumMismatch);
     // The file of another key.
     std::fs::write(&job.path, &whole).unwrap();
     let other = Job { key: b"l".to_vec(), ..job };
@@ -106,7 +119,7 @@ fn only_files_below_the_folder_are_touched() {
     assert_eq!(kind(read(&tier, &good, 1)), ErrorKind::Resource);
     // A root that is not there is not made.
     let absent = FileTier::default();
-    assert!(!absent.begin("/nowhere/at/all/cluster".to_owned()));
+    assert!(!absent.begin("/nowhere/at/all/cluster".to_owned(), patiently()));
     assert_eq!(kind(read(&absent, &good, 1)), ErrorKind::Unsupported);
 }
 
@@ -137,4 +150,47 @@ fn what_waits_is_bounded_and_an_older_value_gives_way() {
     assert!(tier.submit(small(1)).is_err());
     assert!(tier.next().is_none());
     tier.finish(Duration::from_secs(60));
+}
+
+#[test]
+fn a_file_system_that_hangs_keeps_nobody() {
+    let folder = Folder::new("hangs");
+    let tier = folder.tier();
+    let good = job(&tier, b"good", b"hello world");
+    tier.write(&good).unwrap();
+    // A pipe without a writer in place of the file: whoever opens it stands still.
+    let pipe = folder.0.join("pipe");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    let (kind_of, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(rustix::fs::CWD, name.as_c_str(), kind_of, mode, 0).unwrap();
+    let mut bytes = [7_u8; 11];
+    let target = [Range::of_mut(&mut bytes)];
+    for _ in 0..3 {
+        let wanted = Wanted { key: b"good".to_vec(), path: good.path.clone(), size: 11 };
+        let place = pipe.clone();
+        let deadline = Deadline::within(Duration::from_millis(30));
+        let hung = read::read(&tier.readers, wanted, &target, deadline, move |_| {
+            std::fs::File::open(&place)
+                .map_err(|error| Error::io(ErrorKind::Resource, "no pipe", error))
+        });
+        assert_eq!(kind(hung), ErrorKind::Timeout);
+    }
+    // Others are served meanwhile.
+    assert_eq!(self::read(&tier, &good, 11).unwrap(), b"hello world");
+    // A client is closed although they hang.
+    tier.finish(Duration::from_millis(30));
+    // They come back, find that nobody waits, and have touched nothing.
+    let writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    drop(writer);
+    tier.readers.finish(Duration::from_secs(60));
+    assert_eq!(bytes, [7; 11]);
+}
+
+#[test]
+fn a_file_system_that_is_full_is_told_about_once_a_second() {
+    let (tier, now) = (FileTier::default(), Instant::now());
+    assert_eq!(tier.complaint(now), Some(1));
+    assert!((0..50).all(|ms| tier.complaint(now + Duration::from_millis(ms)).is_none()));
+    assert_eq!(tier.complaint(now + COMPLAINT_PAUSE), Some(51));
+    assert_eq!(tier.complaint(now + COMPLAINT_PAUSE), None);
 }

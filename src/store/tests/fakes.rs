@@ -52,6 +52,12 @@ pub(super) struct MasterState {
     pub(super) calls: Vec<String>,
     /// Answers this to the next `BatchPutEnd`.
     pub(super) put_end: Option<Refusal>,
+    /// Calls of that name are carried out, and their answers are lost.
+    pub(super) answers_lost: Option<&'static str>,
+    /// Calls of that name do not arrive.
+    pub(super) calls_lost: Option<&'static str>,
+    /// Puts that were named as going on, by each call.
+    pub(super) unfinished: Vec<Vec<u64>>,
 }
 
 /// A master in memory.
@@ -187,6 +193,13 @@ impl Master for FakeMaster {
             let text = format!("{call:?}");
             state.calls.push(text.chars().take_while(|c| c.is_alphanumeric()).collect());
         }
+        let name = state.calls.last().cloned().unwrap_or_default();
+        let is_word = !matches!(call, Call::Attend { .. } | Call::Ping(_));
+        let lost = || Error::new(ErrorKind::Timeout, "the fake master's word is lost");
+        if is_word && state.calls_lost == Some(name.as_str()) {
+            return Err(lost());
+        }
+        let is_answer_lost = is_word && state.answers_lost == Some(name.as_str());
         let is_native = self.dialect() == Dialect::Native;
         let generation = |granted: Granted| Granted {
             generation: if is_native { granted.generation } else { 0 },
@@ -196,7 +209,7 @@ impl Master for FakeMaster {
             generation: if is_native { located.generation } else { 0 },
             ..located
         };
-        Ok(match call {
+        let reply = match call {
             Call::ServiceReady => Reply::Ready(Ok(String::new())),
             Call::Ping(client) => Reply::Pong(Ok(state.pong(*client))),
             Call::Greet { .. } => {
@@ -261,10 +274,10 @@ impl Master for FakeMaster {
                     .map(|item| state.start(item, options, is_native).map(generation))
                     .collect(),
             ),
-            Call::BatchPutEnd(_, keys, _) => {
+            Call::BatchPutEnd(_, keys, ..) => {
                 Reply::BatchDone(keys.iter().map(|key| state.end(key)).collect())
             }
-            Call::BatchPutRevoke(_, keys, _) => {
+            Call::BatchPutRevoke(_, keys, ..) => {
                 let mut revoke = |key| state.objects.remove(key).map(|_| ());
                 let gone = Refusal::OBJECT_NOT_FOUND;
                 Reply::BatchDone(keys.iter().map(|key| revoke(key).ok_or(gone)).collect())
@@ -277,8 +290,19 @@ impl Master for FakeMaster {
                 state.objects.clear();
                 Reply::RemovedAll(count as i64)
             }
+            Call::Unfinished { puts, .. } => {
+                state.unfinished.push(puts.clone());
+                let done =
+                    |e: &Entry| e.replicas.iter().all(|r| r.status == ReplicaStatus::Complete);
+                state.objects.retain(|_, e| done(e) || puts.contains(&e.generation));
+                Reply::Done(Ok(()))
+            }
             other => other.refuse(Refusal::NOT_SUPPORTED),
-        })
+        };
+        match is_answer_lost {
+            true => Err(lost()),
+            false => Ok(reply),
+        }
     }
 
     fn dialect(&self) -> Dialect {

@@ -345,6 +345,60 @@ fn a_copy_into_own_memory_is_not_made_by_an_old_grant() {
 }
 
 #[test]
+fn a_lost_word_about_a_put_does_not_keep_its_key() {
+    // The answer that grants room, the end, and that the put is given up.
+    for (which, is_answer) in
+        [("BatchPutStart", true), ("BatchPutEnd", false), ("BatchPutRevoke", false)]
+    {
+        let (master, world, stores) = pool(Dialect::Native, &["a", "b"]);
+        if which == "BatchPutRevoke" {
+            world.dead.lock().insert("a".into());
+        }
+        {
+            let mut state = master.state.lock();
+            let lost = if is_answer { &mut state.answers_lost } else { &mut state.calls_lost };
+            *lost = Some(which);
+            state.suspects = vec!["b".into()];
+        }
+        assert!(put(&stores[1], b"k", b"value").is_err(), "{which}");
+        assert_eq!(master.state.lock().objects.len(), 1, "{which}");
+        {
+            let mut state = master.state.lock();
+            (state.answers_lost, state.calls_lost) = (None, None);
+        }
+        eventually(|| !master.state.lock().unfinished.is_empty());
+        assert_eq!(master.state.lock().unfinished, [Vec::<u64>::new()], "{which}");
+        world.dead.lock().clear();
+        master.state.lock().suspects.clear();
+        put(&stores[0], b"k", b"other").unwrap();
+        assert_eq!(stores[1].get(b"k").unwrap(), b"other");
+    }
+}
+
+#[test]
+fn puts_that_go_on_are_named() {
+    let (master, world, stores) = pool(Dialect::Native, &["a", "b"]);
+    let (entered, left) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let mut first = true;
+    *world.before_moves.lock() = Some(Box::new(move || {
+        if std::mem::take(&mut first) {
+            entered.0.send(()).unwrap();
+            let _ = left.1.recv_timeout(Duration::from_secs(60));
+        }
+    }));
+    let store = stores[1].clone();
+    let slow = std::thread::spawn(move || put(&store, b"slow", b"value"));
+    entered.1.recv().unwrap();
+    stores[1].0.shared.open_puts.lock().doubt();
+    eventually(|| !master.state.lock().unfinished.is_empty());
+    let generation = master.state.lock().objects[&b"slow"[..]].generation;
+    assert_eq!(master.state.lock().unfinished, [vec![generation]]);
+    left.0.send(()).unwrap();
+    slow.join().unwrap().unwrap();
+    assert_eq!(stores[1].get(b"slow").unwrap(), b"value");
+}
+
+#[test]
 fn without_a_master_every_call_says_so_and_it_is_found_again() {
     for dialect in [Dialect::Native, Dialect::Upstream] {
         let (master, _, stores) = pool(dialect, &["a"]);

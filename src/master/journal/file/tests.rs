@@ -77,7 +77,7 @@ fn put(state: &State, number: u64) {
     let item = PutItem::new(key.clone(), vec![100]);
     let reply = call(state, Call::PutStart(None, item, PutOptions::default()));
     assert!(matches!(reply, Reply::Granted(Ok(_))), "{reply:?}");
-    call(state, Call::PutEnd(None, key, ReplicaKind::Memory));
+    call(state, Call::PutEnd(None, key, ReplicaKind::Memory, 0));
 }
 
 fn mount(state: &State) {

@@ -60,6 +60,6 @@ fn granted_puts_are_counted_until_they_end() {
     bench.end(Some(client(1)), b"b").unwrap();
     assert_eq!(bench.state.open_puts(), 2);
     let kind = crate::pool::replica::ReplicaKind::Memory;
-    bench.done(Call::PutRevoke(Some(client(1)), b"a".to_vec(), kind)).unwrap();
+    bench.done(Call::PutRevoke(Some(client(1)), b"a".to_vec(), kind, 0)).unwrap();
     assert_eq!(bench.state.open_puts(), 1);
 }

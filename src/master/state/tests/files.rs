@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{client, segment, Bench, Recorder, MIB};
 use crate::master::state::{Settings, State};
-use crate::pool::file::relative_path;
+use crate::pool::file::{relative_path, Sealed};
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Place, Replica, ReplicaKind, ReplicaStatus};
+use crate::pool::segment::HeldObject;
 use crate::rpc::message::Call;
 
 const FOLDER: &str = "/tier/cluster";
@@ -23,11 +24,11 @@ fn bench() -> Bench {
 }
 
 fn end_file(bench: &Bench, key: &[u8]) -> Outcome<()> {
-    bench.done(Call::PutEnd(None, key.to_vec(), ReplicaKind::Disk))
+    bench.done(Call::PutEnd(None, key.to_vec(), ReplicaKind::Disk, 0))
 }
 
 fn revoke_file(bench: &Bench, key: &[u8]) -> Outcome<()> {
-    bench.done(Call::PutRevoke(None, key.to_vec(), ReplicaKind::Disk))
+    bench.done(Call::PutRevoke(None, key.to_vec(), ReplicaKind::Disk, 0))
 }
 
 /// Kinds of the copies, and the path of the file.
@@ -105,7 +106,7 @@ fn a_file_that_is_not_written_costs_nothing_but_itself() {
     assert_eq!(bench.state.totals().file_bytes, 0);
     // A put that fails takes its file along.
     bench.start(None, super::item(b"l", MIB), Default::default()).unwrap();
-    bench.done(Call::PutRevoke(None, b"l".to_vec(), ReplicaKind::Memory)).unwrap();
+    bench.done(Call::PutRevoke(None, b"l".to_vec(), ReplicaKind::Memory, 0)).unwrap();
     assert_eq!(gone(&bench).len(), 1);
     assert_eq!(end_file(&bench, b"l"), Err(Refusal::OBJECT_NOT_FOUND));
 }
@@ -113,7 +114,7 @@ fn a_file_that_is_not_written_costs_nothing_but_itself() {
 #[test]
 fn a_late_end_of_an_earlier_put_is_not_taken_for_the_present_one() {
     let bench = bench();
-    let end = |owner| bench.done(Call::PutEnd(owner, b"k".to_vec(), ReplicaKind::Disk));
+    let end = |owner| bench.done(Call::PutEnd(owner, b"k".to_vec(), ReplicaKind::Disk, 0));
     let item = super::item(b"k", MIB);
     bench.start(Some(client(1)), item.clone(), Default::default()).unwrap();
     assert_eq!(end(Some(client(1))), Err(Refusal::REPLICA_IS_NOT_READY));
@@ -181,6 +182,150 @@ fn the_tier_holds_no_more_than_it_may() {
     assert!((0..10_u8).all(|number| bench.exists(&[number])));
     assert_eq!(kinds(&bench.lookup(&[0]).unwrap().replicas).0, [true]);
     assert_eq!(bench.state.puts_with_files().len() as u64, files);
+}
+
+#[test]
+fn without_eviction_a_full_tier_takes_no_more() {
+    let settings = Settings { file_capacity: 4 * MIB, evict_files: false, ..settings(1, FOLDER) };
+    let mut bench = Bench::new(settings);
+    bench.mount(1, 64 * MIB).unwrap();
+    for number in 0..10_u8 {
+        let granted = bench.put(&[number], MIB).unwrap();
+        let file = kinds(&granted.replicas).1;
+        assert_eq!(file.is_some(), number < 4, "{number}");
+        if file.is_some() {
+            end_file(&bench, &[number]).unwrap();
+        }
+        bench.pass(6000);
+        bench.ping(client(1));
+        bench.tick();
+    }
+    let totals = bench.state.totals();
+    assert_eq!((totals.files, totals.file_bytes), (4, 4 * MIB));
+    assert_eq!((totals.refused_files, totals.evicted_files), (6, 0));
+    // A file that goes with its object gives room for another one.
+    bench.remove(&[0]).unwrap();
+    assert!(kinds(&bench.put(b"k", MIB).unwrap().replicas).1.is_some());
+}
+
+/// A file as an earlier life has left it.
+fn left(key: &[u8], generation: u64) -> Sealed {
+    Sealed { key: key.to_vec(), generation, size: MIB, sum: 1 }
+}
+
+/// A life that remembers nothing and is about to be offered files.
+fn forgetful(settings: Settings) -> (Bench, u64) {
+    let bench = Bench::new(settings);
+    bench.state.expect_files();
+    let first = bench.state.life();
+    (bench, first)
+}
+
+#[test]
+fn files_of_an_earlier_life_are_taken_over() {
+    let (bench, first) = forgetful(Settings { file_capacity: 4 * MIB, ..settings(9, FOLDER) });
+    assert!(bench.state.take_file(bench.now, left(b"k", first - 9)));
+    assert!(bench.state.take_file(bench.now, left(b"k", first - 9)), "offered twice");
+    let path = format!("{FOLDER}/{}", relative_path(b"k", first - 9));
+    let located = bench.lookup(b"k").unwrap();
+    assert_eq!(
+        (kinds(&located.replicas), located.generation),
+        ((vec![false], Some(path)), first - 9)
+    );
+    let again = bench.start(None, super::item(b"k", MIB), Default::default());
+    assert_eq!(again, Err(Refusal::OBJECT_ALREADY_EXISTS));
+    // Of two puts of a key the later one is right, whichever comes first.
+    assert!(!bench.state.take_file(bench.now, left(b"k", first - 10)));
+    assert!(bench.state.take_file(bench.now, left(b"k", first - 8)));
+    assert_eq!(bench.lookup(b"k").unwrap().generation, first - 8);
+    assert_eq!(gone(&bench).len(), 1);
+    // Nothing, too much, and what this life or a later one numbers itself.
+    for wrong in [
+        Sealed { size: 0, ..left(b"l", 5) },
+        Sealed { size: u64::MAX, ..left(b"l", 5) },
+        Sealed { key: Vec::new(), ..left(b"l", 5) },
+        left(b"l", 0),
+        left(b"l", first),
+    ] {
+        assert!(!bench.state.take_file(bench.now, wrong));
+    }
+    for number in 0..3_u8 {
+        assert!(bench.state.take_file(bench.now, left(&[number], 5 + u64::from(number))));
+    }
+    assert!(!bench.state.take_file(bench.now, left(b"too much", 5)));
+    let totals = bench.state.totals();
+    assert_eq!((totals.files, totals.file_bytes, totals.revived_files), (4, 4 * MIB, 5));
+    // The journal has them from now on.
+    let image = bench.recorder.image.lock().clone();
+    let next =
+        State::restore(settings(10, FOLDER), bench.now, Arc::new(Recorder::default()), image);
+    assert_eq!(next.unwrap().totals().files, 4);
+    bench.state.expect_no_files();
+    assert!(!bench.state.take_file(bench.now, left(b"late", 5)));
+}
+
+#[test]
+fn what_happened_in_this_life_is_truer_than_a_file() {
+    let (mut bench, first) = forgetful(settings(9, FOLDER));
+    bench.mount(1, 8 * MIB).unwrap();
+    bench.put(b"put", MIB).unwrap();
+    bench.put(b"removed", MIB).unwrap();
+    bench.pass(6000);
+    bench.remove(b"removed").unwrap();
+    assert_eq!(bench.remove(b"not known yet"), Err(Refusal::OBJECT_NOT_FOUND));
+    for key in [&b"put"[..], b"removed", b"not known yet"] {
+        assert!(!bench.state.take_file(bench.now, left(key, first - 1)), "{}", key.escape_ascii());
+    }
+    assert!(!bench.exists(b"removed") && !bench.exists(b"not known yet"));
+    assert_ne!(bench.lookup(b"put").unwrap().generation, first - 1);
+    bench.call(Call::RemoveAll { force: true });
+    assert!(!bench.state.take_file(bench.now, left(b"other", first - 1)));
+    // A life that remembers knows all files that belong to something.
+    let image = bench.recorder.image.lock().clone();
+    let new = State::restore(settings(10, FOLDER), bench.now, Arc::new(Recorder::default()), image);
+    let new = new.unwrap();
+    new.expect_files();
+    assert!(!new.take_file(bench.now, left(b"other", first - 1)));
+}
+
+#[test]
+fn a_file_and_what_its_holder_reports_are_one_object() {
+    for file_first in [true, false] {
+        let (bench, first) = forgetful(settings(9, FOLDER));
+        let segments = vec![segment(1, 8 * MIB)];
+        let held = HeldObject {
+            key: b"k".to_vec(),
+            generation: first - 5,
+            segment: segments[0].id,
+            address: segments[0].base,
+            slices: vec![MIB - 7, 7],
+            soft_pin: false,
+        };
+        let report = || {
+            bench.attend(client(1), 0);
+            bench.done(Call::Remount(segments.clone(), client(1))).unwrap();
+            let objects = vec![held.clone()];
+            bench.done(Call::Report { client: client(1), objects, last: true }).unwrap();
+        };
+        let take = || assert!(bench.state.take_file(bench.now, left(b"k", first - 5)));
+        match file_first {
+            true => {
+                take();
+                report();
+            }
+            false => {
+                report();
+                take();
+            }
+        }
+        let located = bench.lookup(b"k").unwrap();
+        assert_eq!(kinds(&located.replicas).0, [true, false], "file first: {file_first}");
+        let Place::Memory(ranges) = &located.replicas[0].place else { panic!() };
+        assert_eq!(ranges.iter().map(|range| range.size).collect::<Vec<_>>(), held.slices);
+        // Its memory goes, its file stays.
+        bench.done(Call::Unmount(segments[0].id, client(1))).unwrap();
+        assert_eq!(kinds(&bench.lookup(b"k").unwrap().replicas).0, [false]);
+    }
 }
 
 #[test]

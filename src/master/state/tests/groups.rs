@@ -141,7 +141,7 @@ fn a_group_with_files_goes_on_in_them() {
     bench.mount(1, 4 * MIB).unwrap();
     for (key, group) in FOUR {
         put(&bench, key.as_bytes(), group.as_bytes()).unwrap();
-        bench.done(Call::PutEnd(None, key.into(), ReplicaKind::Disk)).unwrap();
+        bench.done(Call::PutEnd(None, key.into(), ReplicaKind::Disk, 0)).unwrap();
         bench.pass(1);
     }
     bench.put_patiently(b"e", MIB).unwrap();
@@ -230,7 +230,7 @@ fn many_threads_share_groups() {
                         0..=2 => {
                             let call = Call::PutStart(None, start, PutOptions::default());
                             if let Reply::Granted(Ok(_)) = apply(call) {
-                                let end = Call::PutEnd(None, key, ReplicaKind::Memory);
+                                let end = Call::PutEnd(None, key, ReplicaKind::Memory, 0);
                                 assert_eq!(apply(end), Reply::Done(Ok(())));
                             }
                         }

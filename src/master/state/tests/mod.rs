@@ -142,7 +142,7 @@ impl Bench {
     }
 
     pub(super) fn end(&self, owner: Option<ClientId>, key: &[u8]) -> Outcome<()> {
-        self.done(Call::PutEnd(owner, key.to_vec(), ReplicaKind::Memory))
+        self.done(Call::PutEnd(owner, key.to_vec(), ReplicaKind::Memory, 0))
     }
 
     /// Start and end.

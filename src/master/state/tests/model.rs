@@ -443,7 +443,7 @@ impl Run {
             Ok(()) if complete => Err(Refusal::INVALID_WRITE),
             other => other,
         };
-        let call = Call::PutRevoke(owner, key.clone(), ReplicaKind::Memory);
+        let call = Call::PutRevoke(owner, key.clone(), ReplicaKind::Memory, 0);
         assert_eq!(self.bench.done(call), expected, "seed {}", self.seed);
         if expected.is_ok() {
             let until = self.model.now + GRACE;

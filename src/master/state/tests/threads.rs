@@ -70,7 +70,7 @@ impl Arena<'_> {
     }
 
     fn put_end(&self, key: &[u8]) -> Outcome<()> {
-        self.done(Call::PutEnd(None, key.to_vec(), ReplicaKind::Memory))
+        self.done(Call::PutEnd(None, key.to_vec(), ReplicaKind::Memory, 0))
     }
 
     fn remove(&self, key: &[u8]) -> Outcome<()> {
