@@ -168,7 +168,7 @@ pub unsafe extern "C" fn mc_batch_destroy(batch: *mut mc_batch_t) -> mc_status_t
             return Ok(());
         }
         let batch = BATCHES.close(batch)?;
-        if batch.poll().is_done() {
+        if batch.seal() {
             return Ok(());
         }
         batch.cancel();

@@ -4,7 +4,7 @@
 //! thread may report slices; the one that ends the last task wakes the sleepers.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{fence, AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -33,10 +33,38 @@ pub enum TaskState {
     Cancelled,
 }
 
+/// The counts of a batch in one word, so that they always fit together: submitted, finished and
+/// failed tasks, the last among the finished ones.
+const COUNT_BITS: u32 = 21;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+const SUBMITTED: u64 = 1;
+const FINISHED: u64 = 1 << COUNT_BITS;
+const FAILED: u64 = 1 << (2 * COUNT_BITS);
+const _: () = assert!(limits::BATCH_REQUESTS_MAX as u64 <= COUNT_MASK);
+
+/// The counts, taken apart.
+#[derive(Clone, Copy)]
+struct Counts {
+    submitted: usize,
+    finished: usize,
+    failed: usize,
+}
+
+impl Counts {
+    fn of(word: u64) -> Counts {
+        let part = |shift: u32| ((word >> shift) & COUNT_MASK) as usize;
+        Counts { submitted: part(0), finished: part(COUNT_BITS), failed: part(2 * COUNT_BITS) }
+    }
+
+    fn is_done(self) -> bool {
+        self.finished == self.submitted
+    }
+}
+
 const WAITING: u8 = 0;
 const IN_FLIGHT: u8 = 1;
 const COMPLETED: u8 = 2;
-const FAILED: u8 = 3;
+const BROKEN: u8 = 3;
 const CANCELLED: u8 = 4;
 
 /// Snapshot of one task.
@@ -84,15 +112,17 @@ struct TaskCell {
 pub(super) struct BatchCore {
     capacity: usize,
     chunks: Box<[OnceLock<Box<[TaskCell]>>]>,
-    submitted: AtomicUsize,
-    finished: AtomicUsize,
-    failed: AtomicUsize,
+    /// See [`Counts`]. Who ends the last task adds to this and then looks for sleepers; who is
+    /// about to sleep counts itself among the sleepers and then looks at this. All four are
+    /// sequentially consistent, so one of the two sees the other: nobody sleeps through the end.
+    counts: AtomicU64,
     transferred_bytes: AtomicU64,
     cancelled: AtomicBool,
     // Index + 1 of the first task that failed; 0 while none has.
     first_failed: AtomicUsize,
     /// The engine's count of failed requests.
     failures: Counter,
+    /// Those in `sleeping`, and one for `event` once it is there.
     sleepers: AtomicUsize,
     sleeping: Mutex<Vec<Arc<EventFd>>>,
     event: OnceLock<EventFd>,
@@ -112,9 +142,7 @@ impl BatchCore {
         Ok(BatchCore {
             capacity,
             chunks,
-            submitted: AtomicUsize::new(0),
-            finished: AtomicUsize::new(0),
-            failed: AtomicUsize::new(0),
+            counts: AtomicU64::new(0),
             transferred_bytes: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
             first_failed: AtomicUsize::new(0),
@@ -130,6 +158,10 @@ impl BatchCore {
         self.capacity
     }
 
+    fn counts(&self) -> Counts {
+        Counts::of(self.counts.load(Ordering::SeqCst))
+    }
+
     fn cell(&self, index: usize) -> Option<&TaskCell> {
         if index >= self.capacity {
             return None;
@@ -140,7 +172,8 @@ impl BatchCore {
     /// Accepts `count` more tasks and returns the index of the first. The caller serialises calls
     /// and must give each task its slices with [`BatchCore::start`].
     pub(super) fn accept(&self, count: usize) -> Result<usize> {
-        let first = self.submitted.load(Ordering::Acquire);
+        let counts = self.counts();
+        let first = counts.submitted;
         if self.cancelled.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::InvalidState, "the batch was cancelled"));
         }
@@ -160,7 +193,16 @@ impl BatchCore {
         if let Some(event) = self.event.get() {
             event.clear();
         }
-        self.submitted.store(first + count, Ordering::SeqCst);
+        // Fits: `count` was compared with the room left.
+        let more = count as u64 * SUBMITTED;
+        if counts.is_done() {
+            // Nobody has a slice, so nobody counts meanwhile. Whoever is about to sleep and does
+            // not see these tasks yet finds the batch done as it was; see also `is_awaited`.
+            let before = self.counts.load(Ordering::Relaxed);
+            self.counts.store(before + more, Ordering::Release);
+        } else {
+            self.counts.fetch_add(more, Ordering::SeqCst);
+        }
         Ok(first)
     }
 
@@ -175,58 +217,79 @@ impl BatchCore {
         }
     }
 
-    fn slice_ended(&self, index: usize, cell: &TaskCell) {
-        if cell.slices_left.fetch_sub(1, Ordering::AcqRel) != 1 {
+    /// Tasks from `first` on, none of which has slices, have moved so many bytes each. Called in
+    /// the order of the tasks, by whoever called [`BatchCore::accept`].
+    pub(super) fn complete(&self, first: usize, lengths: impl Iterator<Item = u64>) {
+        let (mut count, mut bytes) = (0, 0);
+        for (cell, length) in (first..).map_while(|index| self.cell(index)).zip(lengths) {
+            cell.transferred_bytes.store(length, Ordering::Relaxed);
+            cell.state.store(COMPLETED, Ordering::Release);
+            count += 1;
+            bytes += length;
+        }
+        if count == 0 {
             return;
         }
-        let state = if cell.has_error.load(Ordering::Acquire) {
-            match &*cell.error.lock() {
-                Some(error) if error.kind() == ErrorKind::Cancelled => CANCELLED,
-                _ => FAILED,
-            }
+        if self.counts().finished == first {
+            // All earlier tasks have ended and no later one has begun: nobody else adds.
+            let earlier = self.transferred_bytes.load(Ordering::Relaxed);
+            self.transferred_bytes.store(earlier + bytes, Ordering::Relaxed);
         } else {
-            COMPLETED
+            self.transferred_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.tasks_ended(count * FINISHED);
+    }
+
+    fn slice_ended(&self, index: usize, cell: &TaskCell) {
+        // The last slice ends the task alone: nobody else is left to count down, and only whoever
+        // has a slice can cut it. What the others wrote is visible, as each counted down with it.
+        let is_last = cell.slices_left.load(Ordering::Acquire) == 1;
+        if !is_last && cell.slices_left.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        if !cell.has_error.load(Ordering::Acquire) {
+            cell.state.store(COMPLETED, Ordering::Release);
+            return self.tasks_ended(FINISHED);
+        }
+        let state = match &*cell.error.lock() {
+            Some(error) if error.kind() == ErrorKind::Cancelled => CANCELLED,
+            _ => BROKEN,
         };
         cell.state.store(state, Ordering::Release);
-        if state != COMPLETED {
-            self.failed.fetch_add(1, Ordering::AcqRel);
-            self.failures.inc();
-            let _ = self.first_failed.compare_exchange(
-                0,
-                index + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-        }
-        let finished = self.finished.fetch_add(1, Ordering::SeqCst) + 1;
-        if finished == self.submitted.load(Ordering::SeqCst) {
+        self.failures.inc();
+        let first = &self.first_failed;
+        let _ = first.compare_exchange(0, index + 1, Ordering::AcqRel, Ordering::Relaxed);
+        self.tasks_ended(FINISHED + FAILED);
+    }
+
+    /// Counts tasks that ended, and wakes who waits if they were the last.
+    fn tasks_ended(&self, step: u64) {
+        let before = self.counts.fetch_add(step, Ordering::SeqCst);
+        if Counts::of(before + step).is_done() && self.sleepers.load(Ordering::SeqCst) > 0 {
             self.wake();
         }
     }
 
+    #[cold]
     fn wake(&self) {
         if let Some(event) = self.event.get() {
             event.signal();
         }
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
-            for sleeper in self.sleeping.lock().iter() {
-                sleeper.signal();
-            }
+        for sleeper in self.sleeping.lock().iter() {
+            sleeper.signal();
         }
     }
 
     /// True when no task is under way.
     pub(super) fn is_done(&self) -> bool {
-        self.finished.load(Ordering::SeqCst) == self.submitted.load(Ordering::SeqCst)
+        self.counts().is_done()
     }
 
     /// Snapshot of the whole batch.
     pub(super) fn progress(&self) -> BatchProgress {
-        // `finished` first: it never runs ahead of `submitted` or `failed` read after it.
-        let finished = self.finished.load(Ordering::SeqCst);
-        let failed = self.failed.load(Ordering::Acquire).min(finished);
+        let Counts { submitted, finished, failed } = self.counts();
         BatchProgress {
-            submitted: self.submitted.load(Ordering::SeqCst),
+            submitted,
             completed: finished - failed,
             failed,
             transferred_bytes: self.transferred_bytes.load(Ordering::Relaxed),
@@ -235,7 +298,7 @@ impl BatchCore {
 
     /// Snapshot of one submitted task.
     pub(super) fn task(&self, index: usize) -> Result<TaskStatus> {
-        let submitted = self.submitted.load(Ordering::Acquire);
+        let submitted = self.counts().submitted;
         let cell = if index < submitted { self.cell(index) } else { None };
         let Some(cell) = cell else {
             return Err(Error::new(ErrorKind::InvalidArgument, "no such task in the batch")
@@ -271,24 +334,24 @@ impl BatchCore {
         self.cancelled.store(true, Ordering::Release);
     }
 
-    /// Makes a finished batch empty again.
+    /// Makes a finished batch empty again. The caller keeps [`BatchCore::accept`] away.
     pub(super) fn reset(&self) -> Result<()> {
-        if !self.is_done() {
+        let counts = self.counts();
+        if !counts.is_done() {
             return Err(Error::new(ErrorKind::Busy, "the batch has tasks in flight"));
         }
-        let used = self.submitted.load(Ordering::Acquire);
-        for cell in (0..used).filter_map(|index| self.cell(index)) {
+        for cell in (0..counts.submitted).filter_map(|index| self.cell(index)) {
             cell.state.store(WAITING, Ordering::Release);
             if cell.has_error.load(Ordering::Acquire) {
                 cell.has_error.store(false, Ordering::Release);
                 *cell.error.lock() = None;
             }
         }
-        self.failed.store(0, Ordering::Release);
         self.first_failed.store(0, Ordering::Release);
         self.transferred_bytes.store(0, Ordering::Relaxed);
-        self.finished.store(0, Ordering::Release);
-        self.submitted.store(0, Ordering::SeqCst);
+        // From done to done: whoever is about to sleep sees either, so this need not be ordered
+        // with the count of sleepers.
+        self.counts.store(0, Ordering::Release);
         self.cancelled.store(false, Ordering::Release);
         if let Some(event) = self.event.get() {
             event.clear();
@@ -299,17 +362,27 @@ impl BatchCore {
     /// A descriptor that is readable while all submitted tasks are done and at least one was
     /// submitted. Owned by the batch.
     pub(super) fn event_fd(&self) -> Result<RawFd> {
-        if self.event.get().is_none() {
-            // A second thread's descriptor is dropped by the losing `set`.
-            let _ = self.event.set(EventFd::new()?);
+        // A second thread's descriptor is dropped by the losing `set`.
+        if self.event.get().is_none() && self.event.set(EventFd::new()?).is_ok() {
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
         }
         let Some(event) = self.event.get() else {
             return Err(Error::new(ErrorKind::Internal, "the event descriptor vanished"));
         };
-        if self.is_done() && self.submitted.load(Ordering::SeqCst) > 0 {
+        let counts = self.counts();
+        if counts.is_done() && counts.submitted > 0 {
             event.signal();
         }
         Ok(event.as_raw_fd())
+    }
+
+    /// True if somebody may wait for the end without calling anything here until then. Whoever
+    /// begins to wait after this was false sees the tasks that were accepted before.
+    pub(super) fn is_awaited(&self) -> bool {
+        // Between the tasks that were counted and the look for sleepers, who do it the other way
+        // round: see `counts`.
+        fence(Ordering::SeqCst);
+        self.sleepers.load(Ordering::SeqCst) > 0
     }
 
     /// From now on the end of the batch signals `sleeper`. The caller checks `is_done` again
@@ -334,7 +407,13 @@ impl Tasks for BatchCore {
     fn slice_completed(&self, task: u32, bytes: u64) {
         let index = task as usize;
         if let Some(cell) = self.cell(index) {
-            cell.transferred_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if cell.slices_left.load(Ordering::Acquire) == 1 {
+                // The last slice of the task: nobody else adds to its bytes any more.
+                let earlier = cell.transferred_bytes.load(Ordering::Relaxed);
+                cell.transferred_bytes.store(earlier + bytes, Ordering::Relaxed);
+            } else {
+                cell.transferred_bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
             self.transferred_bytes.fetch_add(bytes, Ordering::Relaxed);
             self.slice_ended(index, cell);
         }
@@ -430,6 +509,87 @@ mod tests {
         assert!(!batch.event.get().unwrap().is_signalled());
         batch.start(1, 0);
         assert!(batch.event.get().unwrap().is_signalled());
+    }
+
+    /// Tasks that are moved at once, in between others whose slices end on other threads.
+    #[test]
+    fn tasks_without_slices_count_like_the_others() {
+        for round in 0..200usize {
+            let batch = BatchCore::new(600, Counter::default()).unwrap();
+            let done = batch.accept(3).unwrap();
+            batch.complete(done, [1, 2, 3].into_iter());
+            assert!(batch.is_done());
+            assert_eq!(batch.progress().transferred_bytes, 6);
+            let first = batch.accept(500).unwrap();
+            let sliced = first + round..first + round + 100;
+            std::thread::scope(|scope| {
+                batch.complete(first, (first..sliced.start).map(|_| 10));
+                sliced.clone().for_each(|task| batch.start(task, 2));
+                for part in 0..2 {
+                    let (batch, sliced) = (&batch, sliced.clone());
+                    scope.spawn(move || {
+                        for task in sliced {
+                            match part == 0 && task % 7 == 0 {
+                                true => batch.slice_failed(task as u32, failure()),
+                                false => batch.slice_completed(task as u32, 5),
+                            }
+                        }
+                    });
+                }
+                batch.complete(sliced.end, (sliced.end..first + 500).map(|_| 10));
+            });
+            let failed = sliced.filter(|task| task % 7 == 0).count();
+            let progress = batch.progress();
+            assert!(progress.is_done(), "round {round}");
+            assert_eq!((progress.submitted, progress.failed), (503, failed), "round {round}");
+            let bytes = 6 + 500 * 10 - 5 * failed as u64;
+            assert_eq!(progress.transferred_bytes, bytes, "round {round}");
+            assert_eq!(batch.task(first).unwrap().transferred_bytes, 10);
+            batch.reset().unwrap();
+            assert_eq!(batch.progress(), BatchProgress::default());
+        }
+    }
+
+    /// One thread ends tasks of either sort while another goes to sleep until they end.
+    #[test]
+    fn nobody_sleeps_through_the_end() {
+        let rounds = if cfg!(miri) { 20 } else { 5000 };
+        let batch = BatchCore::new(1, Counter::default()).unwrap();
+        let begun = AtomicUsize::new(0);
+        let woken = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=rounds {
+                    while begun.load(Ordering::Acquire) < round {
+                        std::thread::yield_now();
+                    }
+                    let sleeper = Arc::new(EventFd::new().unwrap());
+                    batch.add_sleeper(&sleeper);
+                    if !batch.is_done() {
+                        let time = std::time::Duration::from_secs(60);
+                        let is_told = crate::net::wake::sleep_on(&sleeper, &[], time);
+                        assert!(is_told && batch.is_done(), "round {round}");
+                    }
+                    batch.remove_sleeper(&sleeper);
+                    woken.store(round, Ordering::Release);
+                }
+            });
+            for round in 1..=rounds {
+                batch.accept(1).unwrap();
+                begun.store(round, Ordering::Release);
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                if round % 2 == 0 {
+                    batch.complete(0, std::iter::once(1));
+                } else {
+                    batch.start(0, 1);
+                    batch.slice_completed(0, 1);
+                }
+                while woken.load(Ordering::Acquire) < round {
+                    std::thread::yield_now();
+                }
+                batch.reset().unwrap();
+            }
+        });
     }
 
     /// Random slices reported by several threads, against a plain counter.

@@ -4,9 +4,10 @@
 //! and data threads, the handshake server, the published descriptor. Everything hangs on
 //! [`Shared`]; threads hold it weakly.
 //!
-//! Lock order (take from left to right, never the other way): `registration` > a segment's
-//! `refreshing` > the segment table > the registry > `descriptor`. None is held across a call
-//! that can block, except `registration` and `refreshing`, which exist to serialise such calls.
+//! Lock order (take from left to right, never the other way): `registration` > a batch's `desk` > a
+//! segment's `refreshing` > the segment table > the registry > `descriptor`. None is held across a
+//! call that can block, except `registration` and `refreshing`, which exist to serialise such
+//! calls, and `desk` where `disable_metacache` has every submission fetch the descriptor.
 
 mod batch;
 mod control;
@@ -16,10 +17,12 @@ mod failover;
 mod notify;
 mod plan;
 mod questions;
+mod recent;
 mod registry;
 mod remote;
 mod renew;
 mod segment;
+mod slices;
 mod submit;
 mod topology;
 mod wait;

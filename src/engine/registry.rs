@@ -191,10 +191,7 @@ impl RegionTable for Registry {
         if key.is_some_and(|key| key != region.key()) {
             return Err(refuse("the key belongs to an earlier registration"));
         }
-        let wanted = match operation {
-            Operation::Read => Access::REMOTE_READ,
-            Operation::Write => Access::REMOTE_WRITE,
-        };
+        let wanted = operation.remote_access();
         if !region.access().allows(wanted) {
             return Err(refuse("the buffer is not registered for this access"));
         }

@@ -64,10 +64,7 @@ impl RemoteIndex {
             candidates.last().filter(holds)
         };
         let Some(buffer) = buffer else { return Found::Missing };
-        let wanted = match operation {
-            Operation::Read => Access::REMOTE_READ,
-            Operation::Write => Access::REMOTE_WRITE,
-        };
+        let wanted = operation.remote_access();
         if buffer.access.is_some_and(|access| !access.allows(wanted)) {
             return Found::Denied;
         }

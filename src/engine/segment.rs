@@ -2,10 +2,11 @@
 //! repair of either.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, RwLock};
 
 use crate::descriptor::PeerAddress;
@@ -85,7 +86,11 @@ pub(super) struct Parked {
 pub(super) struct Segment {
     pub(super) id: SegmentId,
     pub(super) name: String,
+    /// The own segment's, which stays what it is as long as the engine lives.
+    fixed: Option<Arc<SegmentState>>,
     state: ArcSwapOption<SegmentState>,
+    /// Its last opening was taken back, so the table does not know it any more.
+    is_closed: AtomicBool,
     /// Held during a refresh, so that callers who need one share it.
     pub(super) refreshing: Mutex<()>,
     garage: Mutex<Garage>,
@@ -123,14 +128,23 @@ struct Garage {
 
 impl Segment {
     fn new(id: SegmentId, name: &str, state: SegmentState) -> Segment {
+        let state = Arc::new(state);
         Segment {
             id,
             name: name.to_owned(),
-            state: ArcSwapOption::from_pointee(state),
+            fixed: (id == LOCAL_SEGMENT).then(|| Arc::clone(&state)),
+            state: ArcSwapOption::new(Some(state)),
+            is_closed: AtomicBool::new(false),
             refreshing: Mutex::new(()),
             garage: Mutex::default(),
             outbox: Mutex::default(),
         }
+    }
+
+    /// True once the table would not give it out any more: handles are never used again, so whoever
+    /// has it from before need not ask the table.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Adds a notification that is to be sent until the deadline.
@@ -166,13 +180,11 @@ impl Segment {
         self.state.load_full().ok_or_else(closed_handle)
     }
 
-    /// The present knowledge, if the segment is open, without counting references: for one call.
-    pub(super) fn look(&self) -> Guard<Option<Arc<SegmentState>>> {
-        self.state.load()
-    }
-
     /// Calls `body` with the present knowledge, without counting references.
     pub(super) fn with_state<T>(&self, body: impl FnOnce(&SegmentState) -> T) -> Result<T> {
+        if let Some(state) = &self.fixed {
+            return Ok(body(state));
+        }
         match self.state.load().as_ref() {
             Some(state) => Ok(body(state)),
             None => Err(closed_handle()),
@@ -248,7 +260,7 @@ impl Segment {
     }
 }
 
-pub(super) fn closed_handle() -> Error {
+fn closed_handle() -> Error {
     Error::new(ErrorKind::InvalidHandle, "the segment handle is closed or was never given out")
 }
 
@@ -343,6 +355,7 @@ impl SegmentTable {
         }
         slot.segment = None;
         slot.opens = 0;
+        segment.is_closed.store(true, Ordering::Release);
         // A slot whose generations are used up stays empty for ever.
         if let Some(next) = slot.generation.checked_add(1) {
             slot.generation = next;
@@ -382,7 +395,8 @@ mod tests {
         let first = table.insert("peer", state()).unwrap().id;
         assert_eq!(table.insert("peer", state()).unwrap().id, first);
         assert!(table.close(first).unwrap().is_none());
-        assert!(table.close(first).unwrap().is_some());
+        assert!(!table.get(first).unwrap().is_closed());
+        assert!(table.close(first).unwrap().unwrap().is_closed());
         assert!(table.close(first).is_err());
         let second = table.insert("other", state()).unwrap().id;
         assert_eq!(second.index(), first.index());

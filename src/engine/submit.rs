@@ -1,22 +1,22 @@
-//! Batches as callers see them, and the way from requests to slices on a route.
+//! Batches as callers see them, and what is checked and counted before requests become slices.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::memory::Region;
-use crate::transport::{Driver, Operation, Rails, Scope, Slice, Tasks};
+use crate::transport::{Driver, Operation, Rails, Tasks};
 
-use super::batch::{BatchCore, BatchProgress, TaskStatus};
+use super::batch::{BatchCore, BatchProgress, TaskState, TaskStatus};
 use super::control::{cancelled, timed_out};
 use super::notify::{Notification, NotifyAfter};
-use super::plan::Pieces;
-use super::remote::Found;
-use super::segment::{closed_handle, Parked, Segment, SegmentId, SegmentState};
+use super::recent::Recent;
+use super::segment::{Parked, Segment, SegmentId, SegmentState};
+use super::slices::{Ends, Ledger, Slices};
 use super::Shared;
 
 /// One read or write.
@@ -35,19 +35,26 @@ pub struct Request {
 }
 
 /// Segments that a batch has slices for, with the rails they went to. Few, so a list.
-type Used = Vec<(Arc<Segment>, Rails)>;
+type Used = SmallVec<[(Arc<Segment>, Rails); 2]>;
+
+/// What submitters of one batch work with, one at a time.
+#[derive(Default)]
+struct Desk {
+    used: Used,
+    recent: Recent,
+}
 
 /// A batch and what is needed to drive and cancel it.
 pub(super) struct BatchShared {
     pub(super) core: Arc<BatchCore>,
-    used: Mutex<Used>,
+    desk: Mutex<Desk>,
 }
 
 impl BatchShared {
     fn new(shared: &Shared, capacity: usize) -> Result<BatchShared> {
         let failures = shared.metrics.requests_failed.clone();
         let core = Arc::new(BatchCore::new(capacity, failures)?);
-        Ok(BatchShared { core, used: Mutex::default() })
+        Ok(BatchShared { core, desk: Mutex::default() })
     }
 }
 
@@ -95,14 +102,18 @@ impl Batch {
         notification: Option<Notification>,
     ) -> Result<()> {
         let Owner { shared, batch } = &*self.0;
-        let how = How { timeout, driver: Driver::Threads, is_pinned: false };
-        submit(shared, batch, requests, how, notification)
+        // A notification follows when the requests have ended, whether anybody asks or not.
+        let driver = match notification {
+            Some(_) => Driver::Threads,
+            None => Driver::Onlookers,
+        };
+        submit(shared, batch, requests, How { timeout, driver, is_pinned: false }, notification)
     }
 
     /// Starts the requests as [`super::Engine::transfer_pinned`] does.
     pub fn submit_pinned(&self, requests: &[Request], timeout: Option<Duration>) -> Result<()> {
         let Owner { shared, batch } = &*self.0;
-        let how = How { timeout, driver: Driver::Threads, is_pinned: true };
+        let how = How { timeout, driver: Driver::Onlookers, is_pinned: true };
         submit(shared, batch, requests, how, None)
     }
 
@@ -110,7 +121,7 @@ impl Batch {
     pub fn poll(&self) -> BatchProgress {
         let Owner { batch, .. } = &*self.0;
         if !batch.core.is_done() {
-            for (segment, rails) in batch.used.lock().iter() {
+            for (segment, rails) in &batch.desk.lock().used {
                 let _ = segment.with_state(|state| state.way.route.progress(*rails));
             }
         }
@@ -144,20 +155,49 @@ impl Batch {
         self.0.batch.core.first_error()
     }
 
-    /// One task, by its position in the order of submission.
+    /// One task, by its position in the order of submission. Moves what can be moved now, if it has
+    /// not ended. Never blocks.
     pub fn task(&self, index: usize) -> Result<TaskStatus> {
-        self.0.batch.core.task(index)
+        let core = &self.0.batch.core;
+        let task = core.task(index)?;
+        if !matches!(task.state, TaskState::Waiting | TaskState::InFlight) {
+            return Ok(task);
+        }
+        self.poll();
+        core.task(index)
     }
 
     /// A descriptor that is readable while all submitted tasks are done; owned by the batch.
     pub fn event_fd(&self) -> Result<RawFd> {
-        self.0.batch.core.event_fd()
+        let batch = &self.0.batch;
+        let event = batch.core.event_fd()?;
+        if !batch.core.is_done() {
+            // Whoever waits for this does not call before the end, as onlookers do. If a submission
+            // does not see the descriptor yet, its tasks are seen here.
+            for (segment, rails) in used(batch) {
+                let _ = segment.with_state(|state| {
+                    state.way.route.attend(rails);
+                    state.way.route.release(rails);
+                });
+            }
+        }
+        Ok(event)
     }
 
     /// Ends all tasks that are in flight as cancelled. When this returns, their memory is not
     /// touched any more, and the batch takes no further requests until it is reset.
     pub fn cancel(&self) {
         cancel(&self.0.shared, &self.0.batch, &cancelled());
+    }
+
+    /// Takes no further requests until it is reset, also none that another thread is about to
+    /// submit at this moment. True if nothing is in flight.
+    pub fn seal(&self) -> bool {
+        let batch = &self.0.batch;
+        batch.core.set_cancelled();
+        // Whoever submits has ended, or finds the mark when it is its turn.
+        let _desk = batch.desk.lock();
+        batch.core.is_done()
     }
 
     /// Empties a batch whose tasks have all ended, for reuse.
@@ -167,14 +207,14 @@ impl Batch {
 }
 
 fn reset(batch: &BatchShared) -> Result<()> {
-    let mut used = batch.used.lock();
+    let mut desk = batch.desk.lock();
     batch.core.reset()?;
-    used.clear();
+    desk.used.clear();
     Ok(())
 }
 
-fn used(batch: &BatchShared) -> Vec<(Arc<Segment>, Rails)> {
-    batch.used.lock().clone()
+fn used(batch: &BatchShared) -> Used {
+    batch.desk.lock().used.clone()
 }
 
 fn release(used: &[(Arc<Segment>, Rails)]) {
@@ -239,13 +279,13 @@ fn transfer_with(
     how: How,
 ) -> Result<()> {
     let bytes: u64 = requests.iter().fold(0, |sum, r| sum.saturating_add(r.length));
-    let deadline = deadline_for(shared, how.timeout, bytes, Instant::now());
+    let deadline = Ends::new(shared, how.timeout).of(bytes);
     submit(shared, batch, requests, how, None)?;
+    let used = used(batch);
     if !batch.core.is_done() {
-        let used = used(batch);
         shared.wait(&batch.core, &used, deadline);
     }
-    release(&used(batch));
+    release(&used);
     if !batch.core.is_done() {
         cancel(shared, batch, &timed_out(&Error::new(ErrorKind::Timeout, "no answer yet")));
     }
@@ -282,12 +322,6 @@ fn give_back(shared: &Shared, batch: Arc<BatchShared>) {
     }
 }
 
-/// The timeout, and a nanosecond for each byte: no link in use is slower than 1 GB/s for long.
-fn deadline_for(shared: &Shared, timeout: Option<Duration>, bytes: u64, now: Instant) -> Instant {
-    let timeout = timeout.unwrap_or_else(|| shared.default_timeout());
-    now + timeout.saturating_add(Duration::from_nanos(bytes)).min(limits::TIMEOUT_MAX)
-}
-
 /// How requests are carried out.
 #[derive(Clone, Copy)]
 struct How {
@@ -314,12 +348,12 @@ fn submit(
             ));
         }
     }
-    let mut known = check(shared, requests)?;
     // Serialises submitters of one batch, and keeps `cancel` from missing a segment.
-    let mut used = batch.used.lock();
+    let mut desk = batch.desk.lock();
+    let Desk { used, recent } = &mut *desk;
+    check(shared, requests, recent)?;
     let first = batch.core.accept(requests.len())?;
     shared.metrics.requests.inc_by(requests.len() as u64);
-    let now = Instant::now();
     let notify = match (notification, requests.first()) {
         (Some(notification), Some(request)) => Some(NotifyAfter::new(
             shared,
@@ -330,64 +364,35 @@ fn submit(
         )),
         _ => None,
     };
-    let tasks: Arc<dyn Tasks> = match &notify {
-        Some(notify) => Arc::clone(notify) as Arc<dyn Tasks>,
-        None => Arc::clone(&batch.core) as Arc<dyn Tasks>,
-    };
-    let mut index = 0;
+    let ledger = Ledger { core: &batch.core, notify: notify.as_ref() };
+    let mut ends = Ends::new(shared, timeout);
+    let mut index = first;
     for run in requests.chunk_by(|a, b| a.segment == b.segment) {
-        let mut slices = Slices {
-            shared,
-            core: &batch.core,
-            tasks: &tasks,
-            notify: notify.as_deref(),
-            requests: run.iter(),
-            index: first + index,
-            segment: None,
-            timeout,
-            is_pinned,
-            now,
-            current: None,
-            recent: known.region.take(),
-        };
-        index += run.len();
         let Some(id) = run.first().map(|request| request.segment) else { continue };
-        let segment = match known.segment.take().filter(|segment| segment.id == id) {
-            Some(segment) => Ok(segment),
-            None => shared.segments.get(id),
+        let fail_all = |error: &Error| {
+            (index..index + run.len()).for_each(|task| ledger.fail(task, error.clone()));
         };
-        let fresh = segment.and_then(|segment| {
-            if shared.config.disable_metacache {
-                shared.refresh(&segment, shared.default_deadline())?;
-            }
-            Ok(segment)
-        });
-        let segment = match fresh {
-            Ok(segment) => segment,
-            Err(error) => {
-                slices.fail_all(&error);
-                continue;
-            }
-        };
-        let look = segment.look();
-        let Some(state) = look.as_deref() else {
-            slices.fail_all(&closed_handle());
-            continue;
-        };
-        slices.segment = Some((&segment, state));
-        let rails = state.way.route.submit(&mut slices, driver);
-        known.region = slices.recent.take();
-        drop(slices);
-        match used.iter_mut().rev().find(|(other, _)| other.id == segment.id) {
-            Some((_, all)) => {
-                if driver == Driver::Caller {
-                    // They are released once, however often the requests came back to them.
-                    state.way.route.release(all.common(rails));
+        match segment_for(shared, recent, id) {
+            Ok(segment) => {
+                let is_open = segment.with_state(|state| {
+                    let (ends, recent) = (&mut ends, &mut *recent);
+                    let mut slices = Slices::new(
+                        shared, ledger, run, index, &segment, state, is_pinned, ends, recent,
+                    );
+                    if !slices.move_at_once() {
+                        let driver = driver_of(batch, driver);
+                        let rails = state.way.route.submit(&mut slices, driver);
+                        note_used(used, &segment, state, rails, driver);
+                    }
+                });
+                if let Err(error) = is_open {
+                    fail_all(&error);
                 }
-                all.add(rails);
+                recent.give_back(segment);
             }
-            None => used.push((segment, rails)),
+            Err(error) => fail_all(&error),
         }
+        index += run.len();
     }
     if let Some(notify) = notify {
         notify.all_started();
@@ -395,164 +400,56 @@ fn submit(
     Ok(())
 }
 
-/// What the check found and the submission uses again.
-#[derive(Default)]
-struct Known {
-    segment: Option<Arc<Segment>>,
-    region: Option<Arc<Region>>,
+/// The segment of a run, as fresh as the configuration wants it.
+fn segment_for(shared: &Shared, recent: &mut Recent, id: SegmentId) -> Result<Arc<Segment>> {
+    let segment = recent.lend(&shared.segments, id)?;
+    if shared.config.disable_metacache {
+        shared.refresh(&segment, shared.default_deadline())?;
+    }
+    Ok(segment)
+}
+
+/// Who drives what is handed over now: not all of those who wait for the batch may call again.
+fn driver_of(batch: &BatchShared, wanted: Driver) -> Driver {
+    match wanted {
+        Driver::Onlookers if batch.core.is_awaited() => Driver::Threads,
+        other => other,
+    }
+}
+
+/// Remembers which rails the batch has slices on.
+fn note_used(
+    used: &mut Used,
+    segment: &Arc<Segment>,
+    state: &SegmentState,
+    rails: Rails,
+    driver: Driver,
+) {
+    match used.iter_mut().rev().find(|(other, _)| other.id == segment.id) {
+        Some((_, all)) => {
+            if driver == Driver::Caller {
+                // They are released once, however often the requests came back to them.
+                state.way.route.release(all.common(rails));
+            }
+            all.add(rails);
+        }
+        None => used.push((Arc::clone(segment), rails)),
+    }
 }
 
 /// Finds what is wrong with the caller's own side before anything starts.
-fn check(shared: &Shared, requests: &[Request]) -> Result<Known> {
-    let mut known = Known::default();
+fn check(shared: &Shared, requests: &[Request], recent: &mut Recent) -> Result<()> {
     for (index, request) in requests.iter().enumerate() {
         let add = |error: Error| error.with("request", index);
-        if request.length > limits::REQUEST_BYTES_MAX {
+        let (local, length) = (request.local as u64, request.length);
+        if length > limits::REQUEST_BYTES_MAX {
             return Err(add(Error::new(ErrorKind::InvalidArgument, "the request is too long")
-                .with("length_bytes", request.length)));
+                .with("length_bytes", length)));
         }
-        if known.segment.as_ref().is_none_or(|segment| segment.id != request.segment) {
-            known.segment = Some(shared.segments.get(request.segment).map_err(add)?);
-        }
-        if request.length > 0 {
-            find_local(shared, request, &mut known.region).map_err(add)?;
+        recent.segment(&shared.segments, request.segment).map_err(add)?;
+        if length > 0 {
+            recent.local(&shared.registry, local, length).map_err(add)?;
         }
     }
-    Ok(known)
-}
-
-/// The region of a request's local range; mostly the one of the request before.
-fn find_local<'a>(
-    shared: &Shared,
-    request: &Request,
-    recent: &'a mut Option<Arc<Region>>,
-) -> Result<&'a Arc<Region>> {
-    let address = request.local as u64;
-    let again = recent.take().filter(|r| r.contains(address, request.length) && !r.is_closed());
-    let region = match again {
-        Some(region) => region,
-        None => shared.registry.find(address, request.length)?,
-    };
-    Ok(recent.insert(region))
-}
-
-struct Current<'a> {
-    request: &'a Request,
-    task: u32,
-    key: u64,
-    pieces: Pieces,
-    deadline: Instant,
-}
-
-/// Turns requests for one segment into slices, as the route asks for them.
-struct Slices<'a> {
-    shared: &'a Arc<Shared>,
-    core: &'a Arc<BatchCore>,
-    tasks: &'a Arc<dyn Tasks>,
-    notify: Option<&'a NotifyAfter>,
-    requests: std::slice::Iter<'a, Request>,
-    index: usize,
-    segment: Option<(&'a Arc<Segment>, &'a SegmentState)>,
-    timeout: Option<Duration>,
-    is_pinned: bool,
-    now: Instant,
-    current: Option<Current<'a>>,
-    /// The local region of the last request.
-    recent: Option<Arc<Region>>,
-}
-
-impl Slices<'_> {
-    fn start(&self, index: usize, slices: u32) {
-        if let Some(notify) = self.notify {
-            notify.expect(slices);
-        }
-        self.core.start(index, slices);
-    }
-
-    fn fail_all(&mut self, error: &Error) {
-        while self.requests.next().is_some() {
-            let index = self.index;
-            self.index += 1;
-            self.start(index, 1);
-            self.tasks.slice_failed(index as u32, error.clone());
-        }
-    }
-
-    /// A slice of the current request, whose region is the most recent one.
-    fn make(&self, current: &Current<'_>, offset: u64, length: u64) -> Option<Slice> {
-        let region = Arc::clone(self.recent.as_ref()?);
-        let mut slice = Slice::new(
-            current.request.operation,
-            current.request.segment.0,
-            region,
-            current.request.local as u64 + offset,
-            current.request.remote_address + offset,
-            current.key,
-            length,
-            current.deadline,
-            Arc::clone(self.tasks),
-            current.task,
-        );
-        slice.is_pinned = self.is_pinned;
-        Some(slice)
-    }
-
-    /// Starts the next request; true if it has slices for the route.
-    fn begin(&mut self) -> Option<bool> {
-        let request = self.requests.next()?;
-        let index = self.index;
-        self.index += 1;
-        let task = index as u32;
-        let (segment, state) = self.segment?;
-        if request.length == 0 {
-            self.start(index, 0);
-            return Some(false);
-        }
-        if let Err(error) = find_local(self.shared, request, &mut self.recent) {
-            self.start(index, 1);
-            self.tasks.slice_failed(task, error);
-            return Some(false);
-        }
-        let deadline = deadline_for(self.shared, self.timeout, request.length, self.now);
-        let found = state.find(request.remote_address, request.length, request.operation);
-        let (key, miss) = match found {
-            Found::Key(key) => (key, None),
-            Found::Missing => (0, Some("the range is in no buffer that the peer published")),
-            Found::Denied => (0, Some("the peer does not grant this access to the buffer")),
-        };
-        let pieces = Pieces::new(request.length, state.way.route.split_rule());
-        let current = Current { request, task, key, pieces, deadline };
-        if let Some(why) = miss {
-            self.start(index, 1);
-            let slice = self.make(&current, 0, request.length)?;
-            let error = Error::new(ErrorKind::RemoteRange, why)
-                .with("segment", &segment.name)
-                .with("operation", request.operation.name())
-                .with("address", format_args!("{:#x}", request.remote_address))
-                .with("length_bytes", request.length);
-            // The peer may have registered the range since its descriptor was fetched.
-            self.shared.park(segment, Parked { slice, error, scope: Scope::Slice });
-            return Some(false);
-        }
-        self.start(index, current.pieces.left());
-        self.current = Some(current);
-        Some(true)
-    }
-}
-
-impl Iterator for Slices<'_> {
-    type Item = Slice;
-
-    fn next(&mut self) -> Option<Slice> {
-        loop {
-            if let Some(mut current) = self.current.take() {
-                if let Some((offset, length)) = current.pieces.next() {
-                    let slice = self.make(&current, offset, length);
-                    self.current = Some(current);
-                    return slice;
-                }
-            }
-            self.begin()?;
-        }
-    }
+    Ok(())
 }

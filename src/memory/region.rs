@@ -168,16 +168,27 @@ impl Region {
         target: u64,
         length: usize,
     ) -> Result<()> {
-        from.check(source, length)?;
-        to.check(target, length)?;
-        let _from = from.begin_use()?;
-        let _to = to.begin_use()?;
-        // SAFETY: both ranges were checked to lie inside regions that the leases keep registered
-        // and that their owners promised to be mapped. `copy` allows overlap.
-        unsafe {
-            std::ptr::copy(source as *const u8, target as *mut u8, length);
+        let both = Both::begin(from, to)?;
+        both.copy(source, target, length)
+    }
+
+    /// Copies blocks (source, target, length) of one region to another, or to the same one, with
+    /// one lease on each. Returns how many from the front were copied: the first one that leaves
+    /// its region ends it.
+    pub fn copy_blocks(
+        from: &Region,
+        to: &Region,
+        blocks: impl Iterator<Item = (u64, u64, usize)>,
+    ) -> Result<usize> {
+        let both = Both::begin(from, to)?;
+        let mut copied = 0;
+        for (source, target, length) in blocks {
+            if both.copy(source, target, length).is_err() {
+                break;
+            }
+            copied += 1;
         }
-        Ok(())
+        Ok(copied)
     }
 
     /// The right to touch a range for the length of a borrow.
@@ -222,6 +233,34 @@ impl Drop for Use<'_> {
     }
 }
 
+/// The right to copy from one region to another, which may be the same one.
+struct Both<'a> {
+    from: Use<'a>,
+    /// `None`: the same region, whose one lease is enough.
+    to: Option<Use<'a>>,
+}
+
+impl<'a> Both<'a> {
+    fn begin(from: &'a Region, to: &'a Region) -> Result<Both<'a>> {
+        let is_one = std::ptr::eq(from, to);
+        let from = from.begin_use()?;
+        let to = if is_one { None } else { Some(to.begin_use()?) };
+        Ok(Both { from, to })
+    }
+
+    fn copy(&self, source: u64, target: u64, length: usize) -> Result<()> {
+        let to = self.to.as_ref().unwrap_or(&self.from);
+        self.from.0.check(source, length)?;
+        to.0.check(target, length)?;
+        // SAFETY: both ranges were checked to lie inside regions that the leases keep registered
+        // and that their owners promised to be mapped. `copy` allows overlap.
+        unsafe {
+            std::ptr::copy(source as *const u8, target as *mut u8, length);
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,6 +301,26 @@ mod tests {
         }
         copy(base + 60, base).unwrap();
         assert_eq!(&bytes[..4], &[1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn blocks_are_copied_up_to_the_first_bad_one_and_leave_no_lease() {
+        let (mut source, mut target) = ((0..64).collect::<Vec<u8>>(), vec![0u8; 64]);
+        let (from, to) = (region_over(&mut source), region_over(&mut target));
+        let (source_at, target_at) = (from.address() as u64, to.address() as u64);
+        let blocks = |lengths: &'static [usize]| {
+            lengths.iter().map(move |length| (source_at, target_at + 60, *length))
+        };
+        assert_eq!(Region::copy_blocks(&from, &to, blocks(&[2, 3, 5, 1])).unwrap(), 2);
+        assert_eq!(&target[60..], &[0, 1, 2, 0]);
+        let same = std::iter::once((source_at, source_at + 8, 8));
+        assert_eq!(Region::copy_blocks(&from, &from, same).unwrap(), 1);
+        assert_eq!(&source[8..16], &source[..8]);
+        // Closing waits for leases, so it only returns where none is left.
+        from.close();
+        let gone = Region::copy_blocks(&to, &from, blocks(&[1])).unwrap_err();
+        assert_eq!(gone.kind(), ErrorKind::Unregistered);
+        to.close();
     }
 
     #[test]

@@ -7,12 +7,12 @@
 //! [`Route::submit`]. A slice cannot be lost: dropping it fails its task.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::descriptor::{PeerAddress, SegmentDescriptor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::Region;
+use crate::memory::{Access, Region};
 
 pub mod loopback;
 pub mod shm;
@@ -33,6 +33,14 @@ impl Operation {
         match self {
             Operation::Read => "read",
             Operation::Write => "write",
+        }
+    }
+
+    /// What the owner of the remote memory must have granted.
+    pub fn remote_access(self) -> Access {
+        match self {
+            Operation::Read => Access::REMOTE_READ,
+            Operation::Write => Access::REMOTE_WRITE,
         }
     }
 }
@@ -119,6 +127,9 @@ impl Rails {
 pub enum Driver {
     /// The calling thread goes on with [`Route::progress`]; no thread needs to be woken.
     Caller,
+    /// Whoever wants to know calls [`Route::progress`], so what only waits for an answer need not
+    /// wake the transport's own threads at once. They still finish it soon if nobody asks.
+    Onlookers,
     /// Nobody may call again; the transport's own threads must finish the work.
     Threads,
 }
@@ -273,6 +284,30 @@ impl Drop for Slice {
     }
 }
 
+/// One block that [`Route::move_at_once`] moves: a slice that nobody keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Direction.
+    pub operation: Operation,
+    /// Local address, inside the region that goes with it.
+    pub local_address: u64,
+    /// Address in the peer.
+    pub remote_address: u64,
+    /// The peer's key for the range (0 where the dialect has none).
+    pub remote_key: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// What a caller of [`Route::move_at_once`] keeps for the route between two calls: the region it
+/// found last, and where. It is checked before every use, so it may be older than anything.
+pub struct Reached {
+    /// Whose region it is: another route may lead to another engine.
+    pub table: Weak<dyn RegionTable>,
+    /// The region; may be closed by now.
+    pub region: Arc<Region>,
+}
+
 /// A descriptor to wait on until a route can make progress.
 #[derive(Clone, Copy, Debug)]
 pub struct WaitSource {
@@ -292,6 +327,24 @@ pub trait Route: Send + Sync {
     /// Takes the slices and starts as many as possible. Returns the rails they went to. With
     /// [`Driver::Caller`] these rails count as attended until [`Route::release`].
     fn submit(&self, slices: &mut dyn Iterator<Item = Slice>, driver: Driver) -> Rails;
+
+    /// Requests up to this length are offered to [`Route::move_at_once`] first; 0: none.
+    fn at_once_bytes_max(&self) -> u64 {
+        0
+    }
+
+    /// Moves pieces whose local side lies in `local` on the calling thread, and returns how many
+    /// from the front have arrived completely. Nothing is known of the others, and the reason is
+    /// not told: they are to be submitted as slices. No piece is touched after the return.
+    fn move_at_once(
+        &self,
+        local: &Arc<Region>,
+        pieces: &[Piece],
+        reached: &mut Option<Reached>,
+    ) -> usize {
+        let _ = (local, pieces, reached);
+        0
+    }
 
     /// The calling thread is about to call `progress` until it calls `release`: own threads may
     /// leave the rails to it.

@@ -120,9 +120,14 @@ impl SharedFaults {
         *self.faults.lock()
     }
 
+    /// True if slices may meet with something.
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// What happens to the next slice, and how long it takes.
     pub(super) fn draw(&self) -> (Fate, Duration) {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.any() {
             return (Fate::Move, Duration::ZERO);
         }
         let mut faults = self.faults.lock();

@@ -11,13 +11,16 @@ use crate::memory::Region;
 use crate::net::thread::spawn;
 
 use super::super::{
-    Driver, Operation, OwnerId, Rails, Recovery, RegionTable, Route, Scope, Slice, SplitRule,
-    WaitSource,
+    Driver, Operation, OwnerId, Piece, Rails, Reached, Recovery, RegionTable, Route, Scope, Slice,
+    SplitRule, WaitSource,
 };
 use super::faults::{Fate, SharedFaults};
 
 const RULE: SplitRule =
     SplitRule { slice_bytes_max: 64 << 20, stripe_bytes_min: u64::MAX, rails: 1 };
+
+/// Requests up to this length are copied without becoming slices; longer ones do not notice.
+const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
 
 /// How often the thread that serves delayed slices looks at them.
 const TICK: Duration = Duration::from_micros(200);
@@ -82,6 +85,13 @@ impl LoopbackRoute {
     }
 }
 
+/// True if the region has the whole range, with that key, for this direction.
+fn grants(region: &Region, piece: &Piece) -> bool {
+    region.contains(piece.remote_address, piece.length)
+        && (piece.remote_key == 0 || piece.remote_key == region.key())
+        && region.access().allows(piece.operation.remote_access())
+}
+
 fn lost(why: &'static str) -> Error {
     Error::new(ErrorKind::ConnectionLost, why).with("transport", "loopback")
 }
@@ -130,6 +140,33 @@ impl State {
                 Region::copy_between(&remote, slice.remote_address, &slice.region, local, length)
             }
         }
+    }
+
+    /// The region that a piece is for: the one that was reached last, or one that is found now.
+    fn reach<'a>(
+        &self,
+        piece: &Piece,
+        reached: &'a mut Option<Reached>,
+    ) -> Option<&'a Arc<Region>> {
+        // A region that left its table is closed before its owner is told so, and the lease of a
+        // copy is refused then. So one that grants the piece and is open may be used, whatever
+        // happened since it was found.
+        let again = reached.take().filter(|reached| {
+            Weak::ptr_eq(&reached.table, &self.table)
+                && !reached.region.is_closed()
+                && grants(&reached.region, piece)
+        });
+        let fresh = match again {
+            Some(again) => again,
+            None => {
+                let key = (piece.remote_key != 0).then_some(piece.remote_key);
+                let table = self.table.upgrade()?;
+                let (address, length) = (piece.remote_address, piece.length);
+                let region = table.find_remote(address, length, piece.operation, key).ok()?;
+                Reached { table: Weak::clone(&self.table), region }
+            }
+        };
+        Some(&reached.insert(fresh).region)
     }
 
     fn serve_waiting(&self) {
@@ -198,6 +235,49 @@ impl Route for LoopbackRoute {
             }
         }
         Rails::one(0)
+    }
+
+    fn at_once_bytes_max(&self) -> u64 {
+        AT_ONCE_BYTES_MAX
+    }
+
+    fn move_at_once(
+        &self,
+        local: &Arc<Region>,
+        pieces: &[Piece],
+        reached: &mut Option<Reached>,
+    ) -> usize {
+        let state = &*self.state;
+        let is_over = state.closed.get().is_some() || state.retired.load(Ordering::Acquire);
+        // What is to meet with faults, or to fail, does so as a slice.
+        if is_over || self.faults.any() {
+            return 0;
+        }
+        let mut moved = 0;
+        while let Some(first) = pieces.get(moved) {
+            let Some(remote) = state.reach(first, reached) else { break };
+            let run = pieces[moved..]
+                .iter()
+                .take_while(|piece| piece.operation == first.operation && grants(remote, piece));
+            let (here, there) = (|p: &Piece| p.local_address, |p: &Piece| p.remote_address);
+            let copied = match first.operation {
+                Operation::Write => Region::copy_blocks(
+                    local,
+                    remote,
+                    run.map(|piece| (here(piece), there(piece), piece.length as usize)),
+                ),
+                Operation::Read => Region::copy_blocks(
+                    remote,
+                    local,
+                    run.map(|piece| (there(piece), here(piece), piece.length as usize)),
+                ),
+            };
+            match copied {
+                Ok(0) | Err(_) => break,
+                Ok(count) => moved += count,
+            }
+        }
+        moved
     }
 
     fn attend(&self, _: Rails) {}

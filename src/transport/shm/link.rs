@@ -20,7 +20,7 @@ use crate::limits;
 use crate::memory::{peek, Access, Foreign, SharedWords};
 use crate::net::door;
 use crate::net::ending::Ending;
-use crate::transport::{Operation, Slice};
+use crate::transport::Slice;
 
 use super::table::{
     word_of, ACCESS, ADDRESS, HAS_FILE, KEY, LENGTH, PINS_BYTES, PIN_WORDS, SLOTS, TABLE_BYTES,
@@ -244,10 +244,7 @@ impl Link {
             length: self.word(slot, LENGTH),
             access: Access::from_bits(self.word(slot, ACCESS) as u32),
         };
-        let wanted = match slice.operation {
-            Operation::Read => Access::REMOTE_READ,
-            Operation::Write => Access::REMOTE_WRITE,
-        };
+        let wanted = slice.operation.remote_access();
         let offset = slice.remote_address.checked_sub(seen.address);
         let end = offset.and_then(|offset| offset.checked_add(slice.length));
         seen.access.allows(wanted) && end.is_some_and(|end| end <= seen.length)

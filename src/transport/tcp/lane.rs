@@ -10,6 +10,7 @@
 
 mod failure;
 mod native;
+mod onlookers;
 mod v1;
 mod v2;
 

@@ -162,10 +162,11 @@ impl Route for TcpRoute {
             };
             let index = lane;
             lane = (lane + 1) % self.lanes.len();
-            if driver == Driver::Caller && !used.has(index) {
-                self.attend(Rails::one(index));
-            } else if driver == Driver::Threads {
-                self.lanes[index].hand_over();
+            match driver {
+                Driver::Caller if used.has(index) => {}
+                Driver::Caller => self.attend(Rails::one(index)),
+                Driver::Onlookers => self.lanes[index].leave_to_onlookers(),
+                Driver::Threads => self.lanes[index].hand_over(),
             }
             used.add(Rails::one(index));
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
-use crate::memory::{Access, Region};
+use crate::memory::Region;
 use crate::transport::Operation;
 
 use super::super::fence::{Admission, Gate};
@@ -155,10 +155,7 @@ impl State {
         operation: Operation,
     ) -> Option<Arc<Region>> {
         let length = u64::from(block.length);
-        let wanted = match operation {
-            Operation::Read => Access::REMOTE_READ,
-            Operation::Write => Access::REMOTE_WRITE,
-        };
+        let wanted = operation.remote_access();
         if let Some(recent) = &self.recent {
             if recent.key() == block.key
                 && recent.contains(block.address, length)
