@@ -3,7 +3,7 @@
 //!
 //! Belongs to a batch and is entered under its lock; never blocks. Everything is checked before it
 //! is used again, and what was closed is looked up anew, so nothing here can be stale: the handle
-//! of a closed segment is never given out again, and a region leaves the registry only to be closed.
+//! of a closed segment is never given out again, and a region leaves the registry to be closed.
 //! Kept memory is some hundred bytes; no registered memory is held, as that takes a lease.
 
 use std::sync::Arc;

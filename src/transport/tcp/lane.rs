@@ -34,7 +34,7 @@ use failure::Failure;
 use super::identity::Identities;
 use super::settings::Settings;
 use super::socket;
-use super::stream::{Incoming, Outgoing, Received};
+use super::stream::{Incoming, Outgoing, Received, STRAIGHT_BYTES_MIN};
 use super::wire::native::LaneMark;
 use super::worker::WorkerShared;
 
@@ -113,6 +113,8 @@ struct Expected {
     operation: Operation,
     sequence: u32,
     count: usize,
+    /// Bytes that its answer brings, if all is well.
+    payload: u64,
     /// Position in the outgoing stream behind its last byte.
     end: u64,
 }
@@ -681,14 +683,20 @@ impl Core {
         }
     }
 
-    /// Receives header bytes until `wanted` are here; false if they are not.
+    /// Receives header bytes until `wanted` are here, and no more where much payload follows; false
+    /// if they are not.
     fn have(&mut self, wanted: usize, drained: &mut bool) -> Result<bool, Failure> {
+        let payload = self.expected.front().map_or(0, |expected| expected.payload);
         while self.input.bytes().len() < wanted {
             if *drained {
                 return Ok(false);
             }
             let Some(stream) = &self.stream else { return Ok(false) };
-            *drained = match self.input.fill(stream.as_fd())? {
+            let longest = match payload >= STRAIGHT_BYTES_MIN {
+                true => wanted - self.input.bytes().len(),
+                false => usize::MAX,
+            };
+            *drained = match self.input.fill(stream.as_fd(), longest)? {
                 Received::More => false,
                 Received::Last => true,
                 Received::Nothing => return Ok(false),

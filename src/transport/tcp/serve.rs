@@ -211,7 +211,14 @@ impl Served {
                 let _passage = pass(gate)?;
                 self.input.receive(stream.as_fd())?
             }
-            _ => self.input.fill(stream.as_fd())?,
+            _ => {
+                let present = self.input.bytes().len();
+                let longest = match &self.phase {
+                    Phase::Native(state) => state.head_missing(present),
+                    _ => usize::MAX,
+                };
+                self.input.fill(stream.as_fd(), longest)?
+            }
         };
         *drained = received == Received::Last;
         if received == Received::Nothing {

@@ -21,6 +21,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 const _: () = assert!(HEAD_BYTES_MAX <= BUFFER_BYTES);
 
+/// A payload of at least this many bytes is worth a call of its own that receives it where it
+/// belongs; less comes along with its header and is copied on.
+pub(super) const STRAIGHT_BYTES_MIN: u64 = 2048;
+
 /// Own bytes beyond this are given back to the allocator once sent.
 const ARENA_KEPT_BYTES: usize = 64 * 1024;
 
@@ -274,15 +278,19 @@ impl Incoming {
         self.next = 0;
     }
 
-    /// Receives header bytes.
-    pub(super) fn fill(&mut self, socket: BorrowedFd<'_>) -> Result<Received, Broken> {
+    /// Receives header bytes, at most `longest` (and at least one).
+    pub(super) fn fill(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        longest: usize,
+    ) -> Result<Received, Broken> {
         self.make_room();
         let room = &mut self.buffer[self.end..];
         if room.is_empty() {
             return Err(Broken::Connection(io::ErrorKind::InvalidData.into()));
         }
-        let wanted = room.len();
-        match vectored::receive(socket, room) {
+        let wanted = room.len().min(longest.max(1));
+        match vectored::receive(socket, &mut room[..wanted]) {
             Ok(0) => Err(Broken::Closed),
             Ok(count) => {
                 self.end += count;

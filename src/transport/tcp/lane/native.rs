@@ -44,7 +44,7 @@ pub(super) fn greeting(lane: &Lane, core: &mut Core) -> Result<bool, Failure> {
             }
             return check(lane, &hello).map(|()| true).map_err(refuse);
         }
-        if core.input.fill(stream.as_fd())? == Received::Nothing {
+        if core.input.fill(stream.as_fd(), usize::MAX)? == Received::Nothing {
             return Ok(false);
         }
     }
@@ -162,7 +162,8 @@ fn frame(lane: &Lane, core: &mut Core) -> bool {
         }
     }
     let end = core.output.end();
-    core.expected.push_back(Expected { operation, sequence, count, end });
+    let payload = if operation == Operation::Read { payload } else { 0 };
+    core.expected.push_back(Expected { operation, sequence, count, payload, end });
     true
 }
 

@@ -6,9 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::transport::Operation;
-
-use super::{Core, Expected, Lane, State};
+use super::{Core, Lane, State};
 
 /// Answers up to this many payload bytes, and in this many frames, wait in the socket for whoever
 /// looks at their batch; to receive them then takes no longer than to notice them takes otherwise.
@@ -38,12 +36,6 @@ impl Core {
         if !is_sent || self.expected.len() > LEFT_FRAMES_MAX {
             return false;
         }
-        let mut flights = self.flights.iter();
-        let mut bytes = 0;
-        for Expected { operation, count, .. } in &self.expected {
-            let frame: u64 = flights.by_ref().take(*count).map(|flight| flight.length).sum();
-            bytes += if *operation == Operation::Read { frame } else { 0 };
-        }
-        bytes <= LEFT_BYTES_MAX
+        self.expected.iter().map(|expected| expected.payload).sum::<u64>() <= LEFT_BYTES_MAX
     }
 }

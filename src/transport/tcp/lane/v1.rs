@@ -36,7 +36,7 @@ pub(super) fn advance(lane: &Lane, core: &mut Core, half_close: bool) -> Result<
                 // This peer would otherwise wait for another request; repeating it is harmless.
                 let _ = stream.shutdown(Shutdown::Write);
             }
-            match core.input.fill(stream.as_fd()) {
+            match core.input.fill(stream.as_fd(), usize::MAX) {
                 Ok(Received::Nothing) => {}
                 // What the peer's kernel never acknowledged the peer cannot have stored: it ended
                 // the connection, or was ended, before it had everything.

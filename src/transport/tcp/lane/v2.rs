@@ -58,11 +58,12 @@ pub(super) fn frame_request(core: &mut Core, framing: Framing) -> bool {
         let region = Arc::clone(&slice.region);
         core.output.push_memory(region, slice.local_address, slice.length);
     }
+    let payload = if operation == Operation::Read { slice.length } else { 0 };
     core.launch(slice);
     let sequence = core.sequence;
     core.sequence = core.sequence.wrapping_add(1);
     let end = core.output.end();
-    core.expected.push_back(Expected { operation, sequence, count: 1, end });
+    core.expected.push_back(Expected { operation, sequence, count: 1, payload, end });
     true
 }
 

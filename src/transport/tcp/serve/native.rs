@@ -8,7 +8,7 @@ use crate::memory::Region;
 use crate::transport::Operation;
 
 use super::super::fence::{Admission, Gate};
-use super::super::stream::{Incoming, Outgoing, Target};
+use super::super::stream::{Incoming, Outgoing, Target, STRAIGHT_BYTES_MIN};
 use super::super::wire::native::{
     Block, BlockStatus, Hello, Kind, LaneMark, ReplyHeader, RequestHeader, CAPABILITY_FENCE,
     HEADER_BYTES, REFUSED_INSTANCE, REFUSED_STALE, REFUSED_VERSION, VERSION,
@@ -27,6 +27,8 @@ pub(super) struct State {
     storing: Option<RequestHeader>,
     blocks: Vec<Block>,
     statuses: Vec<u8>,
+    /// Bytes of the last head, if much payload followed it.
+    last_head: Option<usize>,
     /// The region of the last block: blocks of one frame mostly share it.
     recent: Option<Arc<Region>>,
 }
@@ -43,6 +45,13 @@ impl State {
     /// What payload is stored through.
     pub(super) fn gate(&self) -> Option<&Gate> {
         self.admission.as_ref().map(Admission::gate)
+    }
+
+    /// How much of the next head is missing if it is as long as the last one: with more, payload
+    /// would come along that has to be copied on.
+    pub(super) fn head_missing(&self, present: usize) -> usize {
+        let missing = self.last_head.and_then(|head| head.checked_sub(present));
+        missing.filter(|missing| *missing > 0).unwrap_or(usize::MAX)
     }
 
     pub(super) fn step(
@@ -77,6 +86,8 @@ impl State {
             return Step::Reset;
         }
         input.skip(header.head_bytes());
+        let is_followed = header.kind == Kind::Write && header.payload >= STRAIGHT_BYTES_MIN;
+        self.last_head = is_followed.then_some(header.head_bytes());
         match header.kind {
             Kind::Read => self.reply_to_read(context, &header, output),
             Kind::Write | Kind::Fence => {
