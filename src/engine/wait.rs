@@ -14,15 +14,21 @@ use super::Shared;
 /// after this time at the latest.
 const SLEEP_MAX: Duration = Duration::from_millis(20);
 
+/// Each movement begins the spinning anew, up to this many times as long in all: many bytes that
+/// come slowly are not worth a core.
+const SPINS_MAX: u32 = 4;
+
 impl Shared {
     /// Drives `used` until the batch is done or the deadline passes.
     pub(super) fn wait(&self, core: &BatchCore, used: &[(Arc<Segment>, Rails)], deadline: Instant) {
-        let spin = Duration::from_micros(self.config.tcp_spin_us.into());
-        let mut spin_until: Option<Instant> = None;
+        let time = Duration::from_micros(self.config.tcp_spin_us.into());
+        let mut spin: Option<(Instant, Instant)> = None;
         let mut sources: Vec<WaitSource> = Vec::new();
         loop {
+            let mut has_moved = false;
             for (segment, rails) in used {
-                let _ = segment.with_state(|state| state.way.route.progress(*rails));
+                let moved = segment.with_state(|state| state.way.route.progress(*rails));
+                has_moved |= moved.unwrap_or(false);
             }
             if core.is_done() {
                 return;
@@ -31,7 +37,12 @@ impl Shared {
             if now >= deadline {
                 return;
             }
-            if now < *spin_until.get_or_insert(now + spin) {
+            let (until, last) = spin.get_or_insert((now + time, now + time * SPINS_MAX));
+            if has_moved {
+                // To sleep in the middle of an answer would cost more than the rest of it.
+                *until = (now + time).min(*last);
+            }
+            if now < *until {
                 // Yielding lets a peer on the same core answer; without one it costs nothing.
                 std::thread::yield_now();
                 continue;
@@ -48,8 +59,8 @@ impl Shared {
                         .with_state(|state| state.way.route.wait_sources(*rails, &mut sources));
                 }
                 let raw: Vec<_> = sources.iter().map(|s| (s.fd, s.writable)).collect();
-                let time = deadline.saturating_duration_since(now).min(SLEEP_MAX);
-                if sleep_on(&waker, &raw, time) {
+                let longest = deadline.saturating_duration_since(now).min(SLEEP_MAX);
+                if sleep_on(&waker, &raw, longest) {
                     waker.clear();
                 }
             }

@@ -350,8 +350,9 @@ pub trait Route: Send + Sync {
     /// leave the rails to it.
     fn attend(&self, rails: Rails);
 
-    /// Moves what can be moved now on the given rails, on the calling thread.
-    fn progress(&self, rails: Rails);
+    /// Moves what can be moved now on the given rails, on the calling thread. True if something did
+    /// move, so that more may follow soon.
+    fn progress(&self, rails: Rails) -> bool;
 
     /// What to sleep on until `progress` makes sense again.
     fn wait_sources(&self, rails: Rails, into: &mut Vec<WaitSource>);

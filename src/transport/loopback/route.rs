@@ -282,7 +282,9 @@ impl Route for LoopbackRoute {
 
     fn attend(&self, _: Rails) {}
 
-    fn progress(&self, _: Rails) {}
+    fn progress(&self, _: Rails) -> bool {
+        false
+    }
 
     fn wait_sources(&self, _: Rails, _: &mut Vec<WaitSource>) {}
 

@@ -402,11 +402,12 @@ impl Route for ShmRoute {
         self.far.attend(rails);
     }
 
-    fn progress(&self, rails: Rails) {
-        if self.has_work() {
+    fn progress(&self, rails: Rails) -> bool {
+        let has_work = self.has_work();
+        if has_work {
             self.drive(limits::SHM_PROGRESS_BYTES_MAX);
         }
-        self.far.progress(rails);
+        self.far.progress(rails) || has_work
     }
 
     fn wait_sources(&self, rails: Rails, into: &mut Vec<WaitSource>) {

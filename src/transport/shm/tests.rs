@@ -166,7 +166,9 @@ impl Route for Elsewhere {
         Rails::default()
     }
     fn attend(&self, _: Rails) {}
-    fn progress(&self, _: Rails) {}
+    fn progress(&self, _: Rails) -> bool {
+        false
+    }
     fn wait_sources(&self, _: Rails, _: &mut Vec<WaitSource>) {}
     fn release(&self, _: Rails) {}
     fn cancel(&self, _: OwnerId, _: &Error) {}

@@ -252,14 +252,15 @@ impl Lane {
         }
     }
 
-    /// Moves what can be moved, unless another thread is at it already.
-    pub(super) fn progress(&self) {
+    /// Moves what can be moved, unless another thread is at it already. True if something moved.
+    pub(super) fn progress(&self) -> bool {
         if !self.busy.load(Ordering::Acquire) {
-            return;
+            return false;
         }
-        if let Some(mut core) = self.core.try_lock() {
-            self.drive(&mut core);
-        }
+        let Some(mut core) = self.core.try_lock() else { return false };
+        let before = core.last_progress;
+        self.drive(&mut core);
+        core.last_progress != before
     }
 
     /// The I/O thread found the connection ready.

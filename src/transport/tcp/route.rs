@@ -180,10 +180,12 @@ impl Route for TcpRoute {
         }
     }
 
-    fn progress(&self, rails: Rails) {
+    fn progress(&self, rails: Rails) -> bool {
+        let mut has_moved = false;
         for lane in self.chosen(rails) {
-            lane.progress();
+            has_moved |= lane.progress();
         }
+        has_moved
     }
 
     fn wait_sources(&self, rails: Rails, into: &mut Vec<WaitSource>) {

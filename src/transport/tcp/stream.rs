@@ -421,23 +421,20 @@ impl Incoming {
 
     /// Collects at most `limit` bytes of memory, up to the first target that is thrown away.
     fn gather(&mut self, limit: usize) {
-        self.pieces.clear();
-        for target in &mut self.targets[self.next..] {
-            let room = limit - self.pieces.bytes();
+        let Incoming { pieces, targets, next, careful, .. } = self;
+        pieces.clear();
+        for target in &mut targets[*next..] {
+            let room = limit - pieces.bytes();
             if target.left == 0 {
                 continue;
             }
-            if room == 0 || self.careful && !self.pieces.is_empty() {
+            // One place stays free for the header buffer.
+            if room == 0 || pieces.is_nearly_full() || *careful && !pieces.is_empty() {
                 return;
             }
-            // One place stays free for the header buffer.
-            let Some(region) = target.region.clone().filter(|_| !self.pieces.is_nearly_full())
-            else {
-                return;
-            };
+            let Some(region) = &target.region else { return };
             let length = (target.left as usize).min(room);
-            let pushed = self.pieces.push_region(&region, target.address, length);
-            if let Err(error) = pushed {
+            if let Err(error) = pieces.push_region(region, target.address, length) {
                 target.lose(error);
                 return;
             }
