@@ -181,12 +181,11 @@ impl Route for TcpRoute {
     }
 
     fn progress(&self, rails: Rails) -> bool {
-        // Every lane, so not `any`.
-        let mut moved = false;
+        let mut has_moved = false;
         for lane in self.chosen(rails) {
-            moved |= lane.progress();
+            has_moved |= lane.progress();
         }
-        moved
+        has_moved
     }
 
     fn wait_sources(&self, rails: Rails, into: &mut Vec<WaitSource>) {
