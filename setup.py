@@ -2,8 +2,8 @@
 
 One wheel serves every interpreter: its tag says the machine, and the newest version of glibc that
 the packed files ask for, read from the files themselves. MOONCAKE_WHEEL_TARGET=DIRECTORY packs what
-was built there; MOONCAKE_WHEEL_GLIBC=2.28 builds with cargo-zigbuild against that glibc;
-MOONCAKE_WHEEL_VERSION is the version to appear as.
+was built there; MOONCAKE_WHEEL_GLIBC=2.28 builds with cargo-zigbuild against that glibc, and with
+MOONCAKE_WHEEL_MACHINE=aarch64 for that machine; MOONCAKE_WHEEL_VERSION is the version to appear as.
 """
 
 import os
@@ -29,6 +29,9 @@ PROGRAMS = ("mooncake_master", "transfer_engine_bench", "mooncake_http_metadata_
 # What of upstream is there: all of this version, and of later ones what serving engines call.
 STANDS_FOR = "0.3.7.post2"
 GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)\0?")
+MACHINE = os.environ.get("MOONCAKE_WHEEL_MACHINE") or platform.machine()
+# What the machine field of an ELF file says, by the names of Python.
+ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 def own_version():
@@ -47,22 +50,34 @@ def build():
         return pathlib.Path(given)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", TREE / "target"))
     floor = os.environ.get("MOONCAKE_WHEEL_GLIBC")
+    if MACHINE != platform.machine() and not floor:
+        sys.exit("MOONCAKE_WHEEL_MACHINE needs MOONCAKE_WHEEL_GLIBC: only cargo-zigbuild builds for another machine")
     command = ["cargo", "build", "--release"]
     folder = target / "release"
     if floor:
-        triple = f"{platform.machine()}-unknown-linux-gnu"
+        triple = f"{MACHINE}-unknown-linux-gnu"
         command = ["cargo", "zigbuild", "--release", "--target", f"{triple}.{floor}"]
         folder = target / triple / "release"
     command += ["--lib"] + [word for name in PROGRAMS for word in ("--bin", name)]
-    if subprocess.run(command, cwd=TREE, check=False).returncode != 0:
+    # Debug information is most of a file's bytes, and nobody debugs a wheel with it.
+    stripped = {**os.environ, "CARGO_PROFILE_RELEASE_STRIP": "debuginfo"} if floor else None
+    if subprocess.run(command, cwd=TREE, env=stripped, check=False).returncode != 0:
         sys.exit(f"{' '.join(command)} failed; Rust 1.85 or newer is needed")
     return folder
 
 
 def strip(path):
-    """Debug information is most of a file's bytes, and nobody debugs a wheel with it."""
-    if shutil.which("strip"):
+    """The same for what was built with debug information; other machines' files are left alone."""
+    if MACHINE == platform.machine() and shutil.which("strip"):
         subprocess.run(["strip", "--strip-debug", str(path)], check=False)
+
+
+def check_machine(path):
+    """A wheel whose files are for another machine than its tag says would only fail at its users."""
+    with open(path, "rb") as file:
+        found = int.from_bytes(file.read(20)[18:20], "little")
+    if found != ELF_MACHINES.get(MACHINE, found):
+        sys.exit(f"{path} is not built for {MACHINE}")
 
 
 class Build(build_py):
@@ -78,6 +93,7 @@ class Build(build_py):
         package.mkdir(parents=True, exist_ok=True)
         for name in (LIBRARY, *PROGRAMS):
             shutil.copy(built / name, package / name)
+            check_machine(package / name)
             strip(package / name)
             (package / name).chmod(0o755)
         (package / "mooncake_client").chmod(0o755)
@@ -104,9 +120,9 @@ class Wheel(bdist_wheel):
         if not (folder / LIBRARY).exists():
             folder = TREE / "build" / "lib" / "mooncake"
         if not (folder / LIBRARY).exists():
-            return "py3", "none", f"linux_{platform.machine()}"
+            return "py3", "none", f"linux_{MACHINE}"
         major, minor = glibc_of(folder)
-        return "py3", "none", f"manylinux_{major}_{minor}_{platform.machine()}"
+        return "py3", "none", f"manylinux_{major}_{minor}_{MACHINE}"
 
 
 class Binary(Distribution):
