@@ -334,7 +334,8 @@ def pooling_on_npus(layout):
                        f"--kv-transfer-config '{json.dumps(connector)}'", [("127.0.0.1", port)],
                        MOONCAKE_CONFIG_PATH=config, **ASCEND_VARIABLES)
 
-    body = {"model": "m", "prompt": "Hello. I have a question.", "max_tokens": 200, "temperature": 0}
+    body = {"model": "/xxxxx/Qwen2.5-7B-Instruct", "prompt": "Hello. I have a question.",
+            "max_tokens": 200, "temperature": 0}
     if layout == "mixed":
         alone = {"kv_connector": "MooncakeConnectorStoreV1", "kv_role": "kv_both",
                  "kv_connector_extra_config": {"use_layerwise": False, "mooncake_rpc_port": "0",
