@@ -22,7 +22,8 @@ wheel_build() {
 wheel_python() {
     local version name names=()
     export APT_CONFIG=$keep/apt/conf
-    version=$(apt-cache depends python3-minimal:arm64 | sed -n 's/^ *Depends: \(python3\.[0-9]*\)-minimal.*/\1/p' |
+    version=$(apt-cache depends python3-minimal:arm64 |
+        sed -n 's/^ *\(Pre\)\?Depends: \(python3\.[0-9]*\)-minimal.*/\2/p' |
         head -n 1)
     [ -n "$version" ] || return
     for name in "$version-minimal" "lib$version-minimal" "lib$version-stdlib" "${wheel_packages[@]}"; do
@@ -53,7 +54,7 @@ assert a.transfer_sync_write(f"127.0.0.1:{b.get_rpc_port()}", x, y, 5) == 0, moo
 assert b.read_bytes_from_buffer(y, 5) == b"hello"
 store = mooncake.store.MooncakeDistributedStore()
 assert store.setup("127.0.0.1", "P2PHANDSHAKE", 1 << 20, 1 << 20, "tcp", "", sys.argv[1]) == 0, mooncake.last_error()
-values = {f"key-{number}": bytes([number]) * (1000 * number + 1) for number in range(50)}
+values = {f"key-{number}": bytes([number]) * (100 * number + 1) for number in range(50)}
 for key, value in values.items():
     assert store.put(key, value) == 0, mooncake.last_error()
 assert all(store.get(key) == value for key, value in values.items()), mooncake.last_error()
