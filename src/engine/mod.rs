@@ -351,21 +351,27 @@ impl Shared {
         }
         crate::memory::check_mapped(spec.address, spec.length)?;
         let region = Arc::new(region);
-        let mut keys: Vec<RegionKeys> = Vec::new();
+        let keys = self.register_everywhere(&region)?;
+        self.registry.insert(region, keys);
+        Ok(placement)
+    }
+
+    /// Registers a region with every transport, or with none.
+    fn register_everywhere(&self, region: &Arc<Region>) -> Result<Vec<RegionKeys>> {
         let transports = self.transports.read().clone();
+        let mut keys = Vec::with_capacity(transports.len());
         for (index, transport) in transports.iter().enumerate() {
-            match transport.register(&region) {
+            match transport.register(region) {
                 Ok(own) => keys.push(own),
                 Err(error) => {
                     for done in &transports[..index] {
-                        done.unregister(&region)?;
+                        done.unregister(region)?;
                     }
                     return Err(error.with("transport", transport.name()));
                 }
             }
         }
-        self.registry.insert(region, keys);
-        Ok(placement)
+        Ok(keys)
     }
 
     fn unregister(&self, addresses: &[usize]) -> Result<()> {

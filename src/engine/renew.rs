@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Region;
-use crate::transport::RegionKeys;
 
 use super::submit::{self, Request};
 use super::{Engine, Shared};
@@ -49,19 +48,7 @@ impl Shared {
             before.access(),
             key,
         )?);
-        let transports = self.transports.read().clone();
-        let mut keys: Vec<RegionKeys> = Vec::with_capacity(transports.len());
-        for (index, transport) in transports.iter().enumerate() {
-            match transport.register(&region) {
-                Ok(own) => keys.push(own),
-                Err(error) => {
-                    for done in &transports[..index] {
-                        done.unregister(&region)?;
-                    }
-                    return Err(error.with("transport", transport.name()));
-                }
-            }
-        }
+        let keys = self.register_everywhere(&region)?;
         let before = self.registry.replace(region, keys);
         let gone = before.map_or(Ok(()), |before| self.let_go(&[before]));
         self.publish().and(gone)
