@@ -5,10 +5,10 @@
 //!
 //! Beside each figure stands the limit of the machine from the same run: a plain map of the
 //! standard library from the same keys to a number, looked up in the same order. Keys are of 32
-//! bytes and are asked for at random; every object has one copy. Calls are made before the clock
-//! runs, answers are dropped while it does. Times are of the thread's processor, the best of some
-//! rounds, so other work on the machine tells as little as may be. Threads that ask together show
-//! what they cost each other.
+//! bytes and are asked for at random; every object has one copy. Calls are those that the server
+//! makes, with keys where they lie in a request; answers are read, not written. Times are of the
+//! thread's processor, the best of some rounds, so other work on the machine tells as little as may
+//! be. Threads that ask together show what they cost each other.
 
 #![allow(clippy::unwrap_used)] // A measurement that cannot be made ends.
 
@@ -16,12 +16,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mooncake::master::state::{NoOutlet, Settings, State, Step};
+use mooncake::master::state::{NoOutlet, Settings, State};
 use mooncake::pool::identity::{ClientId, SegmentId, Uuid};
 use mooncake::pool::object::{PutItem, PutOptions};
-use mooncake::pool::replica::ReplicaKind;
+use mooncake::pool::replica::{PlaceView, ReplicaKind};
 use mooncake::pool::segment::Segment;
-use mooncake::rpc::message::{Call, Reply};
+use mooncake::rpc::look::{is_batched, Look, Seen};
+use mooncake::rpc::message::{Call, Method};
 
 const KEYS: [usize; 3] = [100_000, 1_000_000, 10_000_000];
 const BATCH: usize = 64;
@@ -30,6 +31,8 @@ const LOOKUPS: usize = 1 << 18;
 const ROUNDS: usize = 5;
 const THREADS: [usize; 3] = [1, 2, 4];
 const PUTS: usize = 1024;
+/// Bytes of every object.
+const OBJECT: u64 = 4096;
 
 fn key(number: usize) -> Vec<u8> {
     let mut key = vec![b'k'; 32];
@@ -69,7 +72,7 @@ fn filled(count: usize) -> (State, f64, f64) {
     let mut spent = Duration::ZERO;
     let numbers: Vec<usize> = (0..count).collect();
     for chunk in numbers.chunks(PUTS) {
-        let items = chunk.iter().map(|n| PutItem::new(key(*n), vec![4096])).collect();
+        let items = chunk.iter().map(|n| PutItem::new(key(*n), vec![OBJECT])).collect();
         let start = Call::BatchPutStart(None, items, PutOptions::default());
         let keys = chunk.iter().map(|n| key(*n)).collect();
         let end = Call::BatchPutEnd(None, keys, ReplicaKind::Memory, Vec::new());
@@ -82,33 +85,46 @@ fn filled(count: usize) -> (State, f64, f64) {
     (state, bytes, count as f64 / spent.as_secs_f64())
 }
 
-fn all_found(reply: &Reply) -> bool {
-    match reply {
-        Reply::Exists(found) => found == &Ok(true),
-        Reply::BatchExists(found) => found.iter().all(|one| one == &Ok(true)),
-        Reply::Located(located) => located.is_ok(),
-        Reply::BatchLocated(located) => located.iter().all(Result::is_ok),
-        _ => false,
+/// Whether all keys are there. Goes over all copies, as whoever writes an answer does.
+fn all_found(seen: &Seen<'_>) -> bool {
+    match seen {
+        Seen::Exists(found) => found.iter().all(|found| *found),
+        Seen::Located(sights) => (0..sights.count()).all(|at| {
+            let mut size = 0;
+            if let Ok(located) = sights.sight(at) {
+                located.copies.each(|copy| {
+                    if let PlaceView::Memory(ranges) = copy.place {
+                        ranges.each(|bytes, _, _, _| size += bytes);
+                    }
+                });
+            }
+            size == OBJECT
+        }),
     }
 }
 
 /// Nanoseconds for each key of calls that one thread makes.
-fn time(state: &State, calls: Vec<Call>, keys: usize) -> f64 {
+fn time(state: &State, looks: &[Look<'_>]) -> f64 {
     let (now, before) = (Instant::now(), clock());
     let mut fine = true;
-    for call in calls {
-        match state.apply(now, call) {
-            Step::Reply(reply) => fine &= all_found(&reply),
-            Step::Later(_) => fine = false,
-        }
+    for look in looks {
+        fine &= state.look(now, look, all_found);
     }
     let spent = clock() - before;
     assert!(fine, "a key was not found");
-    spent.as_secs_f64() * 1e9 / keys as f64
+    spent.as_secs_f64() * 1e9 / LOOKUPS as f64
 }
 
-fn numbers(rng: &mut fastrand::Rng, count: usize) -> Vec<usize> {
-    (0..LOOKUPS).map(|_| rng.usize(..count)).collect()
+/// Keys of a round, chosen at random.
+fn asked(rng: &mut fastrand::Rng, count: usize) -> Vec<Vec<u8>> {
+    (0..LOOKUPS).map(|_| key(rng.usize(..count))).collect()
+}
+
+/// Calls of that method for the keys, as many for each as it takes.
+fn looks(keys: &[Vec<u8>], method: Method) -> Vec<Look<'_>> {
+    let batch = if is_batched(method) { BATCH } else { 1 };
+    let chunks = keys.chunks(batch);
+    chunks.map(|chunk| Look { method, keys: chunk.iter().map(Vec::as_slice).collect() }).collect()
 }
 
 fn best(mut round: impl FnMut() -> f64) -> f64 {
@@ -118,17 +134,13 @@ fn best(mut round: impl FnMut() -> f64) -> f64 {
 /// Nanoseconds for each key of `threads` threads that ask for batches at the same time, and million
 /// keys per second of all of them.
 fn together(state: &State, threads: usize, count: usize) -> (f64, f64) {
-    let batches = |seed| {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let numbers = numbers(&mut rng, count);
-        let batch = |chunk: &[usize]| Call::BatchExists(chunk.iter().map(|n| key(*n)).collect());
-        numbers.chunks(BATCH).map(batch).collect::<Vec<Call>>()
-    };
-    let work: Vec<Vec<Call>> = (0..threads).map(|thread| batches(thread as u64)).collect();
+    let keys = |seed| asked(&mut fastrand::Rng::with_seed(seed), count);
+    let work: Vec<_> = (0..threads).map(|thread| keys(thread as u64)).collect();
+    let work: Vec<_> = work.iter().map(|keys| looks(keys, Method::BatchExists)).collect();
     let start = Instant::now();
     let sum: f64 = std::thread::scope(|scope| {
-        let spawn = |calls| scope.spawn(move || time(state, calls, LOOKUPS));
-        let running: Vec<_> = work.into_iter().map(spawn).collect();
+        let spawn = |looks| scope.spawn(move || time(state, looks));
+        let running: Vec<_> = work.iter().map(|looks| spawn(looks.as_slice())).collect();
         running.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     let rate = (threads * LOOKUPS) as f64 / start.elapsed().as_secs_f64() / 1e6;
@@ -138,29 +150,23 @@ fn together(state: &State, threads: usize, count: usize) -> (f64, f64) {
 fn measure(count: usize) {
     let (state, bytes, puts) = filled(count);
     let mut rng = fastrand::Rng::with_seed(count as u64);
-    let mut single = |make: fn(Vec<u8>) -> Call| {
+    let mut measured = |method| {
         best(|| {
-            let numbers = numbers(&mut rng, count);
-            time(&state, numbers.iter().map(|n| make(key(*n))).collect(), LOOKUPS)
+            let keys = asked(&mut rng, count);
+            let looks = looks(&keys, method);
+            time(&state, &looks)
         })
     };
-    let exists = single(Call::Exists);
-    let lookup = single(Call::Lookup);
-    let mut batched = |make: fn(Vec<Vec<u8>>) -> Call| {
-        best(|| {
-            let numbers = numbers(&mut rng, count);
-            let batch = |chunk: &[usize]| make(chunk.iter().map(|n| key(*n)).collect());
-            time(&state, numbers.chunks(BATCH).map(batch).collect(), LOOKUPS)
-        })
-    };
-    let batch_exists = batched(Call::BatchExists);
-    let batch_lookup = batched(Call::BatchLookup);
+    let exists = measured(Method::Exists);
+    let lookup = measured(Method::Lookup);
+    let batch_exists = measured(Method::BatchExists);
+    let batch_lookup = measured(Method::BatchLookup);
     let threads = THREADS.map(|threads| together(&state, threads, count));
     drop(state);
     let map: HashMap<Box<[u8]>, u64> =
         (0..count).map(|n| (key(n).into_boxed_slice(), n as u64)).collect();
     let plain = best(|| {
-        let keys: Vec<Vec<u8>> = numbers(&mut rng, count).into_iter().map(key).collect();
+        let keys = asked(&mut rng, count);
         let before = clock();
         let sum = keys.iter().fold(0_u64, |sum, key| sum.wrapping_add(map[key.as_slice()]));
         let spent = clock() - before;

@@ -1,15 +1,15 @@
 //! Eviction: the oldest bytes of a segment that is too full, and room for a put that found none.
 //!
-//! The first is exact: candidates of all shards are merged by their last use. The second must give
-//! one run of bytes, and in a segment full of small objects the oldest ones lie scattered; so it
-//! takes an old object and as many of its neighbours as are needed.
+//! The first is exact to an age: candidates of all shards are merged by their last use. The second
+//! must give one run of bytes, and in a segment full of small objects the oldest ones lie
+//! scattered; so it takes an old object and as many of its neighbours as are needed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::cell::{Cell, DRAINING, RESTING};
 use super::removal::End;
-use super::shard::{Object, Shard, FILES, PLAIN, SOFT};
+use super::shard::{Copy, Object, Shard, FILES, PLAIN, SOFT};
 use super::{counters, State};
 use crate::limits;
 use crate::pool::allocator::Span;
@@ -20,6 +20,11 @@ use crate::pool::lease::{Micros, Pin};
 const PER_LIST: usize = 16;
 /// Objects of a list that are passed over because readers hold them.
 const SKIPS: usize = 64;
+/// Objects of a list that are filed anew under one hold of its shard's lock.
+const MOVES: usize = 64;
+/// Looks at the lists of all shards in which nothing was found but what had to be filed anew. More
+/// than there can be, if readers do not come as fast.
+const PASSES: usize = 4096;
 /// Segments that one put looks at.
 const SEGMENTS: usize = 2;
 /// Old objects around which a run is sought.
@@ -42,6 +47,16 @@ pub(super) enum Relief {
     At(Micros),
 }
 
+/// Old ends of the lists of a segment.
+#[derive(Default)]
+struct Gathered {
+    found: Vec<Candidate>,
+    /// Up to which last use all are known; `None` where the lists were read to their ends.
+    complete_until: Option<(bool, Micros)>,
+    /// Something had to be filed anew.
+    moved: bool,
+}
+
 impl State {
     /// Whether the object may be evicted now.
     pub(super) fn is_evictable(&self, now: Micros, object: &Object, soft_too: bool) -> bool {
@@ -56,61 +71,75 @@ impl State {
     fn heads(
         &self,
         now: Micros,
-        shard: &Shard,
-        segment: u32,
-        list: u8,
+        shard: &mut Shard,
+        (segment, list): (u32, u8),
         max: usize,
-        found: &mut Vec<Candidate>,
+        gathered: &mut Gathered,
     ) -> Option<(bool, Micros)> {
         let soft_too = self.settings.evict_soft_pinned;
         let mut slot = shard.oldest(segment, list);
-        let (mut count, mut looks) = (0, 0);
-        let mut last = (list == SOFT, 0);
+        let mut before = NIL;
+        let (mut count, mut looks, mut moves) = (0, 0, 0);
         while slot != NIL {
-            let object = shard.objects.get(slot);
-            last.1 = object.last_use().at;
-            if count == max || looks == max + SKIPS {
-                return Some(last);
+            if count == max || looks == max + SKIPS || moves == MOVES {
+                return Some((list == SOFT, shard.known_until(slot, segment)));
             }
-            looks += 1;
-            let copy = object.copy_in(segment);
-            if let Some(copy) = copy.filter(|_| self.is_evictable(now, object, soft_too)) {
-                count += 1;
-                found.push(Candidate {
-                    soft: object.pin().is_soft(now),
-                    at: object.last_use().at,
-                    bytes: object.size,
-                    shard: shard.number,
-                    slot,
-                    generation: object.generation,
-                    piece: copy.piece,
-                });
+            if shard.is_misfiled(slot, segment, now) {
+                moves += 1;
+                gathered.moved = true;
+                shard.renew(slot, now);
+            } else {
+                looks += 1;
+                let object = shard.objects.get(slot);
+                let copy = object.copy_in(segment);
+                if let Some(copy) = copy.filter(|_| self.is_evictable(now, object, soft_too)) {
+                    count += 1;
+                    gathered.found.push(candidate(now, shard.number, slot, object, copy));
+                }
+                before = slot;
             }
-            slot = shard.newer(slot, segment);
+            // What was filed anew may come later in this list.
+            slot = match before {
+                NIL => shard.oldest(segment, list),
+                before => shard.newer(before, segment),
+            };
         }
         None
     }
 
-    /// Evictable objects of a segment from all shards, and up to where all are known.
-    fn gather(
-        &self,
-        now: Micros,
-        segment: u32,
-        max: usize,
-    ) -> (Vec<Candidate>, Option<(bool, Micros)>) {
-        let mut found = Vec::new();
-        let mut complete_until: Option<(bool, Micros)> = None;
+    /// Evictable objects of a segment from all shards; files anew what it meets in a wrong place,
+    /// a bounded number under each lock.
+    fn gather_once(&self, now: Micros, segment: u32, max: usize) -> Gathered {
+        let mut gathered = Gathered::default();
         for number in 0..self.shards.len() as u32 {
-            let shard = self.shard(number).lock();
             for list in [PLAIN, SOFT] {
-                let cut = self.heads(now, &shard, segment, list, max, &mut found);
-                complete_until = match (complete_until, cut) {
+                let mut shard = self.shard(number).lock();
+                let cut = self.heads(now, &mut shard, (segment, list), max, &mut gathered);
+                gathered.complete_until = match (gathered.complete_until, cut) {
                     (Some(one), Some(other)) => Some(one.min(other)),
                     (one, other) => one.or(other),
                 };
             }
         }
-        (found, complete_until)
+        gathered
+    }
+
+    /// The same, again and again while all that it meets has to be filed anew.
+    fn gather(&self, now: Micros, segment: u32, max: usize) -> Gathered {
+        let mut gathered = Gathered::default();
+        for _ in 0..PASSES {
+            gathered = self.gather_once(now, segment, max);
+            if !gathered.found.is_empty() || !gathered.moved {
+                break;
+            }
+        }
+        gathered
+    }
+
+    /// Files anew some of what was used since, in a segment that is about to become too full, so
+    /// that puts need not wait for it.
+    pub(super) fn prepare_eviction(&self, now: Micros, segment: u32) {
+        self.gather_once(now, segment, 1);
     }
 
     /// Takes an object out of a segment, and the others of its group out of memory; or its file
@@ -163,8 +192,9 @@ impl State {
     pub(super) fn evict_oldest(&self, now: Micros, segment: u32, bytes: u64) -> u64 {
         let (mut evicted, mut count) = (0, 0);
         while evicted < bytes && count < limits::EVICTION_STEP_MAX {
-            let (mut candidates, complete_until) = self.gather(now, segment, PER_LIST);
-            choose(&mut candidates, complete_until, bytes - evicted);
+            let gathered = self.gather(now, segment, PER_LIST);
+            let mut candidates = gathered.found;
+            choose(&mut candidates, gathered.complete_until, bytes - evicted);
             let mut progress = false;
             for candidate in &candidates {
                 if let Some((bytes, _)) = self.evict(now, candidate, segment) {
@@ -194,7 +224,7 @@ impl State {
             if cell.drain(now) && cell.largest() >= bytes {
                 return Relief::At(now);
             }
-            let (mut anchors, _) = self.gather(now, cell.slot, 1);
+            let mut anchors = self.gather(now, cell.slot, 1).found;
             choose(&mut anchors, None, u64::MAX);
             anchors.truncate(ANCHORS);
             let Some(oldest) = anchors.first() else { continue };
@@ -286,15 +316,19 @@ impl State {
         if copy.piece != span.id || !self.is_evictable(now, object, soft_too) {
             return None;
         }
-        Some(Candidate {
-            soft: object.pin().is_soft(now),
-            at: object.last_use().at,
-            bytes: object.size,
-            shard: number,
-            slot,
-            generation: object.generation,
-            piece: copy.piece,
-        })
+        Some(candidate(now, number, slot, object, copy))
+    }
+}
+
+fn candidate(now: Micros, shard: u32, slot: u32, object: &Object, copy: &Copy) -> Candidate {
+    Candidate {
+        soft: object.pin().is_soft(now),
+        at: object.used_at(),
+        bytes: object.size,
+        shard,
+        slot,
+        generation: object.generation,
+        piece: copy.piece,
     }
 }
 

@@ -19,7 +19,6 @@ use super::shard::{Copy, Object, Shard, FILES, WRITTEN};
 use super::{counters, State};
 use crate::limits;
 use crate::master::journal::record::{KeptFile, Record};
-use crate::pool::eviction::Link;
 use crate::pool::file::{relative_path, Sealed};
 use crate::pool::lease::{LastUse, Micros};
 use crate::pool::outcome::{Outcome, Refusal};
@@ -60,7 +59,7 @@ impl FileUse {
 }
 
 fn copy_of(piece: u32) -> Copy {
-    Copy { segment: FILES, piece, granule: 0, link: Link::default() }
+    Copy { segment: FILES, piece, ..Copy::default() }
 }
 
 impl State {

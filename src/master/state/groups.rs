@@ -23,9 +23,6 @@ use crate::pool::object::{Generation, Key};
 
 /// Tables of names, so that puts into different groups rarely meet.
 const TABLES: usize = 64;
-/// The members of a group that is read move to the new ends of their lists once in this part of a
-/// lease. In between their leases are right, and only their places in the order of eviction old.
-const ORDER_PART: Micros = 8;
 
 /// Where a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +37,6 @@ pub(super) struct Group {
     pub(super) name: Key,
     /// When a reader was last told of a member; 0 for never.
     used: AtomicU64,
-    /// When the members were last put in order.
-    ordered: AtomicU64,
     /// Shard and slot by generation.
     members: Mutex<HashMap<Generation, (u32, u32)>>,
 }
@@ -49,25 +44,23 @@ pub(super) struct Group {
 impl Group {
     /// Whether any member was leased by a reader who still may be at it.
     fn is_leased(&self, now: Micros, lease: Micros) -> bool {
-        let used = self.used.load(Ordering::Acquire);
+        let used = self.used_at();
         used > 0 && used.saturating_add(lease) > now
     }
 
     /// The same, by a reader that came after that moment.
     fn is_leased_since(&self, now: Micros, lease: Micros, since: Micros) -> bool {
-        self.used.load(Ordering::Acquire) >= since && self.is_leased(now, lease)
+        self.used_at() >= since && self.is_leased(now, lease)
     }
 
-    /// Notes a use; true if the members are to be put in order.
-    fn grant(&self, now: Micros, lease: Micros) -> bool {
+    /// Notes a use.
+    pub(super) fn grant(&self, now: Micros) {
         self.used.fetch_max(now, Ordering::AcqRel);
-        let ordered = self.ordered.load(Ordering::Acquire);
-        let due = ordered.saturating_add(lease / ORDER_PART);
-        now > due
-            && self
-                .ordered
-                .compare_exchange(ordered, now, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
+    }
+
+    /// When a reader was last told of a member.
+    pub(super) fn used_at(&self) -> Micros {
+        self.used.load(Ordering::Acquire)
     }
 
     fn members(&self) -> Vec<Member> {
@@ -120,7 +113,6 @@ impl State {
             Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(Group {
                 name: name.to_vec(),
                 used: AtomicU64::new(0),
-                ordered: AtomicU64::new(0),
                 members: Mutex::default(),
             }))),
         };
@@ -141,30 +133,6 @@ impl State {
         members.remove(&object.generation);
         if members.is_empty() {
             groups.remove(&group.name);
-        }
-    }
-
-    /// A member was leased, under the lock of its shard; the group if its members are to be put in
-    /// order after that lock.
-    pub(super) fn grant_group(&self, object: &Object, now: Micros) -> Option<Arc<Group>> {
-        let group = object.group()?;
-        group.grant(now, self.times.lease).then(|| Arc::clone(group))
-    }
-
-    /// Moves all complete members to the new ends of their lists. No shard may be locked.
-    pub(super) fn order_group(&self, now: Micros, group: &Group) {
-        for member in group.members() {
-            let mut shard = self.shard(member.shard).lock();
-            let complete = |object: &Object| object.complete && object.last_use().at < now;
-            if !shard.alive(member.slot, member.generation).is_some_and(complete) {
-                continue;
-            }
-            // Where it is granted to nobody by itself, the group holds its lease.
-            let object = shard.objects.get_mut(member.slot);
-            let mut last = object.last_use();
-            last.at = now;
-            object.set_last_use(last);
-            shard.renew(member.slot, now);
         }
     }
 
@@ -219,32 +187,19 @@ mod tests {
     use super::*;
 
     fn group() -> Group {
-        Group {
-            name: b"g".to_vec(),
-            used: AtomicU64::new(0),
-            ordered: AtomicU64::new(0),
-            members: Mutex::default(),
-        }
+        Group { name: b"g".to_vec(), used: AtomicU64::new(0), members: Mutex::default() }
     }
 
     #[test]
     fn a_use_leases_those_who_were_there() {
         let group = group();
         assert!(!group.is_leased(10, 100));
-        group.grant(1000, 100);
+        group.grant(1000);
         assert!(group.is_leased(1099, 100) && !group.is_leased(1100, 100));
         assert!(group.is_leased_since(1050, 100, 1000));
         assert!(!group.is_leased_since(1050, 100, 1001));
         // A clock that is read earlier and comes later takes nothing back.
-        group.grant(990, 100);
+        group.grant(990);
         assert!(group.is_leased(1099, 100));
-    }
-
-    #[test]
-    fn members_are_put_in_order_now_and_then() {
-        let group = group();
-        assert!(group.grant(1000, 80));
-        assert!(!group.grant(1000, 80) && !group.grant(1010, 80));
-        assert!(group.grant(1011, 80));
     }
 }

@@ -66,6 +66,7 @@ use self::settings::Times;
 use self::shard::Shard;
 use super::journal::record::Record;
 use crate::limits;
+use crate::pool::eviction::Calendar;
 use crate::pool::identity::ClientId;
 use crate::pool::lease::Micros;
 use crate::pool::object::{Generation, Key};
@@ -184,12 +185,14 @@ impl State {
         let seed = (settings.seed as u64, (settings.seed >> 64) as u64);
         let mut seeds = fastrand::Rng::with_seed(seed.0);
         outlet.record(&Record::Life { generation: first_generation });
+        let times = settings.times();
+        let calendar = Calendar::new(times.lease);
         State {
-            times: settings.times(),
+            times,
             start: now,
             hash_keys: seed,
             shards: (0..shards as u32)
-                .map(|number| Mutex::new(Shard::new(number, seeds.u64(..), slots_max)))
+                .map(|number| Mutex::new(Shard::new(number, seeds.u64(..), slots_max, calendar)))
                 .collect(),
             slot_bits,
             table: ArcSwap::default(),

@@ -15,7 +15,6 @@ use super::shard::{Copy, Extra, Object, Shard, Start};
 use super::{counters, Operation, State, Step, Waiting};
 use crate::limits;
 use crate::master::journal::record::{KeptPin, Record};
-use crate::pool::eviction::Link;
 use crate::pool::identity::ClientId;
 use crate::pool::lease::{LastUse, Micros, Pin};
 use crate::pool::object::{Generation, PutItem, PutOptions};
@@ -496,7 +495,7 @@ impl State {
 
 fn copy_of(cell: &super::cell::Cell, piece: crate::pool::allocator::Piece) -> Copy {
     let granule = (piece.offset >> cell.granule_bits) as u32;
-    Copy { segment: cell.slot, piece: piece.id, granule, link: Link::default() }
+    Copy { segment: cell.slot, piece: piece.id, granule, ..Copy::default() }
 }
 
 /// A complete object as its holder keeps it in mind.

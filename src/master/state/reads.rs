@@ -13,7 +13,6 @@ use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
 use super::counters::Operation;
-use super::groups::Group;
 use super::segments::Table;
 use super::shard::{Approach, Object, Shard};
 use super::sights::{Sight, Sighted};
@@ -38,9 +37,6 @@ const GROUP: usize = 16;
 const MARKS: usize = 64;
 /// Below so many objects in a shard all of it is in the caches, and asking would only cost.
 const NEAR_OBJECTS: usize = 1024;
-
-/// Those whose members are to be put in order; few, as that is due once in a part of a lease.
-type Groups = SmallVec<[Arc<Group>; 1]>;
 
 /// Which of the keys is looked at, and where: its slot if there is such an object.
 struct Found<'f> {
@@ -67,7 +63,7 @@ impl State {
             for at in late {
                 let hash = hashes[at];
                 let mut shard = self.shard(self.shard_of(hash)).lock();
-                let slot = shard.find_to_use(hash, group[at].as_ref());
+                let slot = shard.find(hash, group[at].as_ref());
                 let table = self.table.load();
                 look(Found { at: first + at, slot, shard: &mut shard, table: &table });
             }
@@ -104,7 +100,7 @@ impl State {
             }
         }
         if held.iter().any(|(_, shard)| shard.len() > NEAR_OBJECTS) {
-            for step in [Approach::Entry, Approach::Object, Approach::Around] {
+            for step in [Approach::Entry, Approach::Object, Approach::Key] {
                 for (at, place) in &places {
                     held[*place].1.approach(hashes[*at], step);
                 }
@@ -151,16 +147,14 @@ impl State {
         keys: &[K],
     ) -> SmallVec<[bool; 64]> {
         let mut exist = SmallVec::from_elem(false, keys.len());
-        let mut groups = Groups::new();
         self.each_near(keys, |found| {
             let Found { at, slot: Some(slot), shard, table } = found else { return };
             let object = shard.objects.get(slot);
             if object.complete && is_visible(table, object) {
-                groups.extend(self.grant(shard, slot, now));
+                self.grant(shard, slot, now);
                 exist[at] = true;
             }
         });
-        self.order_groups(now, &groups);
         exist
     }
 
@@ -168,16 +162,14 @@ impl State {
     pub(super) fn sight_each<K: AsRef<[u8]>>(&self, now: Micros, keys: &[K]) -> Sighted {
         let lease_ttl_ms = self.times.lease / 1000;
         let mut sighted = Sighted::new(keys.len(), lease_ttl_ms, self.first_generation);
-        let mut groups = Groups::new();
         self.each_near(keys, |found| {
             let Found { at, slot: Some(slot), shard, table } = found else { return };
             let sight = self.look_at(table, shard.objects.get(slot));
             if sight.is_ok() {
-                groups.extend(self.grant(shard, slot, now));
+                self.grant(shard, slot, now);
             }
             sighted.put(at, table, sight);
         });
-        self.order_groups(now, &groups);
         sighted
     }
 
@@ -220,9 +212,8 @@ impl State {
         Ok(self.replicas(&table, &sight))
     }
 
-    /// Gives a lease; the object's group where its other members are to be put in order, which
-    /// needs the locks of other shards.
-    fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) -> Option<Arc<Group>> {
+    /// Gives a lease. The object stays where it is filed; see [`crate::pool::eviction`].
+    fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) {
         let object = shard.objects.get_mut(slot);
         let mut last = object.last_use();
         last.grant(now);
@@ -230,15 +221,8 @@ impl State {
         let mut pin = object.pin();
         pin.grant(now, self.times.soft_pin);
         object.set_pin(pin);
-        let group = self.grant_group(object, now);
-        shard.renew(slot, now);
-        group
-    }
-
-    /// Called with no lock held.
-    fn order_groups(&self, now: Micros, groups: &Groups) {
-        for group in groups {
-            self.order_group(now, group);
+        if let Some(group) = object.group() {
+            group.grant(now);
         }
     }
 

@@ -13,7 +13,6 @@ use super::removal::End;
 use super::shard::{Copy, Extra, Object, FILES};
 use super::{counters, State, FIRST_MOMENT};
 use crate::limits;
-use crate::pool::eviction::Link;
 use crate::pool::identity::{ClientId, SegmentId};
 use crate::pool::lease::{LastUse, Micros, Pin};
 use crate::pool::outcome::{Outcome, Refusal};
@@ -247,7 +246,7 @@ impl State {
             return Claim::Refused;
         };
         let granule = (offset >> cell.granule_bits) as u32;
-        let copy = Copy { segment: cell.slot, piece: piece.id, granule, link: Link::default() };
+        let copy = Copy { segment: cell.slot, piece: piece.id, granule, ..Copy::default() };
         if fresh {
             let mut object = Object {
                 key: held.key.into_boxed_slice(),

@@ -14,7 +14,6 @@ use super::shard::{Copy, Extra, Object};
 use super::{Outlet, Settings, State, FIRST_MOMENT, GENERATIONS_PER_MS_BITS};
 use crate::master::journal::image::{Image, KeptObject};
 use crate::master::journal::record::{KeptPin, Record};
-use crate::pool::eviction::Link;
 use crate::pool::identity::ClientId;
 use crate::pool::lease::{LastUse, Micros, Pin};
 use crate::pool::outcome::Outcome;
@@ -98,8 +97,8 @@ impl State {
             let Some(cell) = cell else { continue };
             if let Some(piece) = cell.reserve(offset, size, tag) {
                 let granule = (offset >> cell.granule_bits) as u32;
-                let link = Link::default();
-                object.copies.push(Copy { segment: cell.slot, piece: piece.id, granule, link });
+                let (segment, piece) = (cell.slot, piece.id);
+                object.copies.push(Copy { segment, piece, granule, ..Copy::default() });
             }
         }
         object.copies.extend(self.restored_file(kept.file, size));

@@ -1,11 +1,11 @@
-//! One shard of the index: objects, found by key, and in lists by last use for each segment.
+//! One shard of the index: objects, found by key, and filed by last use for each segment.
 //!
 //! An object of one copy costs 96 bytes here, its key once, and about 15 bytes of hash table. The
 //! whole shard is behind one lock, which is held for a few hundred nanoseconds per key.
 //!
-//! In a large index nearly every access misses the caches. So a search that ends in a use asks for
-//! the key and for the neighbours in the list together, and a batch asks for what all of its keys
-//! need, step by step ([`Shard::approach`]), before it looks at the first.
+//! In a large index nearly every access misses the caches. So a batch asks for what all of its keys
+//! need, step by step ([`Shard::approach`]), before it looks at the first; and a use touches
+//! nothing but the object itself ([`crate::pool::eviction`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::groups::Group;
 use super::index::Index;
 use crate::memory::prefetch;
-use crate::pool::eviction::{Ends, Link, Links, NIL};
+use crate::pool::eviction::{Age, Ages, Calendar, Link, Links, NIL};
 use crate::pool::lease::{LastUse, Micros, Pin};
 use crate::pool::slab::Slab;
 
@@ -30,6 +30,8 @@ pub(super) struct Copy {
     pub(super) granule: u32,
     /// Neighbours in the segment's list of this shard.
     pub(super) link: Link,
+    /// The age under which it is filed there.
+    pub(super) age: Age,
 }
 
 /// In place of a segment's slot: the copy is the object's file of the disk tier. Its piece says
@@ -84,6 +86,11 @@ pub(super) struct Object {
 impl Object {
     pub(super) fn last_use(&self) -> LastUse {
         LastUse { at: self.at, granted: self.granted }
+    }
+
+    /// When it counts as used last: a use of one member of a group is one of all.
+    pub(super) fn used_at(&self) -> Micros {
+        self.group().map_or(self.at, |group| group.used_at().max(self.at))
     }
 
     pub(super) fn set_last_use(&mut self, last: LastUse) {
@@ -190,8 +197,8 @@ pub(super) enum Approach {
     Entry,
     /// The object.
     Object,
-    /// Its key, and its neighbours in the list of its first copy.
-    Around,
+    /// Its key.
+    Key,
 }
 
 #[derive(Debug)]
@@ -199,9 +206,10 @@ pub(super) struct Shard {
     pub(super) number: u32,
     index: Index,
     pub(super) objects: Slab<Object>,
-    lists: Vec<[Ends; 3]>,
+    lists: Vec<[Ages; 3]>,
     /// The same for files.
-    files: [Ends; 3],
+    files: [Ages; 3],
+    calendar: Calendar,
     /// Puts in the order of their starts; finished ones leave when they come to the front.
     pub(super) starts: VecDeque<Start>,
     pub(super) rng: fastrand::Rng,
@@ -211,13 +219,14 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(number: u32, seed: u64, slots_max: u32) -> Shard {
+    pub(super) fn new(number: u32, seed: u64, slots_max: u32, calendar: Calendar) -> Shard {
         Shard {
             number,
             index: Index::default(),
             objects: Slab::default(),
             lists: Vec::new(),
             files: Default::default(),
+            calendar,
             starts: VecDeque::new(),
             rng: fastrand::Rng::with_seed(seed),
             soft: 0,
@@ -227,14 +236,6 @@ impl Shard {
 
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
         self.index.find(hash, |slot| *self.objects.get(slot).key == *key)
-    }
-
-    /// The same for an object that is about to be renewed.
-    pub(super) fn find_to_use(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |slot| {
-            self.approach_around(slot);
-            *self.objects.get(slot).key == *key
-        })
     }
 
     /// Asks for the memory that the use of an object needs; what the step before has asked for
@@ -247,21 +248,9 @@ impl Shard {
                     prefetch(self.objects.get(slot));
                 }
             }
-            Approach::Around => {
+            Approach::Key => {
                 if let Some(slot) = self.index.find(hash, |_| true) {
-                    self.approach_around(slot);
-                }
-            }
-        }
-    }
-
-    fn approach_around(&self, slot: u32) {
-        let object = self.objects.get(slot);
-        prefetch(&*object.key);
-        if let Some(copy) = object.copies.first() {
-            for neighbour in [copy.link.older, copy.link.newer] {
-                if let Some(neighbour) = self.objects.try_get(neighbour) {
-                    prefetch(neighbour);
+                    prefetch(&*self.objects.get(slot).key);
                 }
             }
         }
@@ -308,92 +297,114 @@ impl Shard {
     fn enlist(&mut self, slot: u32, now: Micros) {
         let object = self.objects.get_mut(slot);
         object.list = object.right_list(now);
-        let list = object.list as usize;
         let segments: SmallVec<[u32; 4]> = object.copies.iter().map(|c| c.segment).collect();
         for segment in segments {
-            self.push(slot, segment, list);
+            self.push(slot, segment);
         }
     }
 
-    fn push(&mut self, slot: u32, segment: u32, list: usize) {
+    /// Files one copy in the list of its object, under the age of the last use.
+    fn push(&mut self, slot: u32, segment: u32) {
         if segment != FILES && self.lists.len() <= segment as usize {
-            self.lists.resize(segment as usize + 1, <[Ends; 3]>::default());
+            self.lists.resize_with(segment as usize + 1, Default::default);
         }
-        let ends = match segment {
+        let object = self.objects.get_mut(slot);
+        let (list, age) = (object.list as usize, self.calendar.age(object.used_at()));
+        if let Some(copy) = object.copies.iter_mut().find(|copy| copy.segment == segment) {
+            copy.age = age;
+        }
+        let ages = match segment {
             FILES => &mut self.files[list],
             _ => &mut self.lists[segment as usize][list],
         };
         let spare = Link::default();
-        ends.push(&mut InSegment { objects: &mut self.objects, segment, spare }, slot);
+        ages.push(&mut InSegment { objects: &mut self.objects, segment, spare }, slot, age);
     }
 
     fn delist(&mut self, slot: u32) {
         let object = self.objects.get(slot);
-        let list = object.list as usize;
         let segments: SmallVec<[u32; 4]> = object.copies.iter().map(|c| c.segment).collect();
         for segment in segments {
-            self.unlink(slot, segment, list);
+            self.unlink(slot, segment);
         }
     }
 
-    fn unlink(&mut self, slot: u32, segment: u32, list: usize) {
+    fn unlink(&mut self, slot: u32, segment: u32) {
+        let object = self.objects.get(slot);
+        let list = object.list as usize;
+        let Some(age) = object.copy_in(segment).map(|copy| copy.age) else { return };
         let lists = match segment {
             FILES => Some(&mut self.files),
             _ => self.lists.get_mut(segment as usize),
         };
         let Some(lists) = lists else { return };
         let spare = Link::default();
-        lists[list].unlink(&mut InSegment { objects: &mut self.objects, segment, spare }, slot);
+        lists[list].unlink(
+            &mut InSegment { objects: &mut self.objects, segment, spare },
+            slot,
+            age,
+        );
     }
 
-    /// Moves an object to the newest end of the lists in which it belongs now.
+    /// Files an object anew: where it belongs now, behind all of the same age.
     pub(super) fn renew(&mut self, slot: u32, now: Micros) {
-        let object = self.objects.get_mut(slot);
-        let (from, to) = (object.list, object.right_list(now));
-        if let [only] = *object.copies {
-            // What is used again and again is there already.
-            if from != to || only.link.newer != NIL {
-                object.list = to;
-                self.unlink(slot, only.segment, from.into());
-                self.push(slot, only.segment, to.into());
-            }
-            return;
-        }
         self.delist(slot);
         self.enlist(slot, now);
+    }
+
+    /// Whether an object was used in a later age than the one under which it is filed in that
+    /// segment, or was given a soft pin since. One whose soft pin has ended is found where it is.
+    pub(super) fn is_misfiled(&self, slot: u32, segment: u32, now: Micros) -> bool {
+        let object = self.objects.get(slot);
+        let used = self.calendar.age(object.used_at());
+        (object.list == PLAIN && object.right_list(now) == SOFT)
+            || object.copy_in(segment).is_some_and(|copy| copy.age < used)
+    }
+
+    /// Up to which last use all objects are known that are filed before that one, or with it.
+    pub(super) fn known_until(&self, slot: u32, segment: u32) -> Micros {
+        let age = self.objects.get(slot).copy_in(segment).map_or(0, |copy| copy.age);
+        self.calendar.end(age)
     }
 
     /// Takes one copy of an object away and says which; the object keeps the others.
     pub(super) fn drop_copy(&mut self, slot: u32, segment: u32) -> Option<Copy> {
         let object = self.objects.get(slot);
         let at = object.copies.iter().position(|copy| copy.segment == segment)?;
-        let list = object.list as usize;
-        self.unlink(slot, segment, list);
+        self.unlink(slot, segment);
         Some(self.objects.get_mut(slot).copies.remove(at))
     }
 
     /// Adds a copy to an object.
     pub(super) fn add_copy(&mut self, slot: u32, copy: Copy) {
         let object = self.objects.get_mut(slot);
-        let list = object.list as usize;
         // A file is the last resort of readers.
         let at = object.copies.iter().position(|copy| copy.segment == FILES);
         object.copies.insert(at.unwrap_or(object.copies.len()), copy);
-        self.push(slot, copy.segment, list);
+        self.push(slot, copy.segment);
     }
 
-    /// Oldest object of a segment's list.
-    pub(super) fn oldest(&self, segment: u32, list: u8) -> u32 {
+    fn ages(&self, segment: u32, list: u8) -> Option<&Ages> {
         let lists = match segment {
             FILES => Some(&self.files),
             _ => self.lists.get(segment as usize),
         };
-        lists.map_or(NIL, |lists| lists[list as usize].oldest)
+        lists.map(|lists| &lists[list as usize])
     }
 
-    /// The next newer object in a segment's list.
+    /// What was filed first under the oldest age of a segment's list.
+    pub(super) fn oldest(&self, segment: u32, list: u8) -> u32 {
+        self.ages(segment, list).map_or(NIL, Ages::oldest)
+    }
+
+    /// The object that comes after one in the list of a segment in which it is.
     pub(super) fn newer(&self, slot: u32, segment: u32) -> u32 {
-        self.objects.get(slot).copy_in(segment).map_or(NIL, |copy| copy.link.newer)
+        let object = self.objects.get(slot);
+        let after = |copy: &Copy| {
+            let ages = self.ages(segment, object.list);
+            ages.map_or(NIL, |ages| ages.newer(copy.link, copy.age))
+        };
+        object.copy_in(segment).map_or(NIL, after)
     }
 
     /// Forgets starts of puts that have ended, as far as they are the oldest.

@@ -15,6 +15,8 @@ use crate::pool::lease::Micros;
 
 /// Pause between looks at clients and puts: their limits are seconds.
 const LOOK_PAUSE: Micros = 100_000;
+/// Pause between looks at the order of eviction: that of ticks.
+const PREPARE_PAUSE: Micros = 10_000;
 
 impl State {
     /// To be called every ten milliseconds or so.
@@ -29,6 +31,11 @@ impl State {
         }
         for cell in &table.mounted {
             self.keep_below_watermark(now, cell);
+        }
+        // One in its turn: there may be hundreds.
+        let turn = (now / PREPARE_PAUSE) as usize % table.mounted.len().max(1);
+        if let Some(cell) = table.mounted.get(turn).filter(|cell| self.is_nearly_full(cell)) {
+            self.prepare_eviction(now, cell.slot);
         }
         self.keep_files_below_capacity(now);
         if now < self.looked.load(Ordering::Relaxed).saturating_add(LOOK_PAUSE) {
@@ -58,9 +65,19 @@ impl State {
         }
     }
 
+    /// Bytes of a segment above which objects are evicted.
+    fn watermark(&self, cell: &Cell) -> u64 {
+        let share = self.settings.eviction_high_watermark.clamp(0.0, 1.0);
+        (cell.segment.size as f64 * share) as u64
+    }
+
+    fn is_nearly_full(&self, cell: &Cell) -> bool {
+        cell.occupied() > self.watermark(cell) / 8 * 7
+    }
+
     fn keep_below_watermark(&self, now: Micros, cell: &Cell) {
         let size = cell.segment.size as f64;
-        let high = (size * self.settings.eviction_high_watermark.clamp(0.0, 1.0)) as u64;
+        let high = self.watermark(cell);
         let occupied = cell.occupied();
         if occupied <= high {
             return;

@@ -74,6 +74,81 @@ fn what_was_used_lately_and_what_is_leased_stays() {
     assert_eq!(missing(&bench, 56), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 }
 
+/// Reads leave objects where they are filed; the order of eviction is that of the reads all the
+/// same, also where there are more of them than are filed anew at a time.
+#[test]
+fn the_order_is_that_of_the_last_uses() {
+    const COUNT: usize = 400;
+    const AGE: u64 = 1_000;
+    for shards in [1, 16] {
+        let settings = Settings { shards, eviction_high_watermark: 1.0, ..Settings::default() };
+        let mut bench = Bench::new(settings);
+        bench.mount(1, COUNT as u64 * MIB).unwrap();
+        for number in 0..COUNT {
+            bench.put(format!("o{number}").as_bytes(), MIB).unwrap();
+        }
+        // Thrice, each time in another order; only the last one counts.
+        let mut order: Vec<usize> = (0..COUNT).collect();
+        let mut rng = fastrand::Rng::with_seed(shards as u64);
+        for _ in 0..3 {
+            rng.shuffle(&mut order);
+            for group in order.chunks(50) {
+                bench.pass(AGE);
+                bench.ping(client(1));
+                for number in group {
+                    assert!(bench.exists(format!("o{number}").as_bytes()));
+                }
+            }
+        }
+        // Leases end, and the rest after them.
+        for _ in 0..10 {
+            bench.pass(AGE);
+            bench.ping(client(1));
+        }
+        for round in 0..COUNT / 50 {
+            for number in 0..50 {
+                bench.put_patiently(format!("n{round}-{number}").as_bytes(), MIB).unwrap();
+            }
+            // Those that were asked for in one age before those of the next.
+            let mut keys = std::collections::HashSet::new();
+            bench.state.each_key(|key| {
+                keys.insert(key.to_vec());
+            });
+            let is_there = |number: &usize| keys.contains(format!("o{number}").as_bytes());
+            let gone = (round + 1) * 50;
+            assert!(!order[..gone].iter().any(is_there), "{shards} shards, round {round}");
+            assert!(order[gone..].iter().all(is_there), "{shards} shards, round {round}");
+        }
+    }
+}
+
+/// What would have to be filed anew when room is needed is filed before.
+#[test]
+fn eviction_is_prepared() {
+    let settings = Settings { shards: 1, eviction_high_watermark: 1.0, ..Settings::default() };
+    let mut bench = Bench::new(settings);
+    bench.mount(1, 1000 * MIB).unwrap();
+    let name = |number: usize| format!("o{number}").into_bytes();
+    for number in 0..900 {
+        bench.put(&name(number), MIB).unwrap();
+    }
+    bench.pass(2_000);
+    for number in 0..899 {
+        bench.exists(&name(number));
+    }
+    let oldest = |bench: &Bench| {
+        let shard = bench.state.shard(0).lock();
+        let slot = shard.oldest(0, crate::master::state::shard::PLAIN);
+        shard.objects.get(slot).key.to_vec()
+    };
+    assert_eq!(oldest(&bench), name(0));
+    for _ in 0..899 / 64 + 1 {
+        bench.pass(10);
+        bench.tick();
+    }
+    assert_eq!(oldest(&bench), name(899), "the only one that was not asked for");
+}
+
 #[test]
 fn soft_pins_go_last_and_only_if_allowed_hard_pins_never() {
     for allowed in [false, true] {
@@ -267,7 +342,8 @@ fn cost(count: u64) -> (f64, f64, f64) {
 fn a_key_costs_little() {
     // MOONCAKE_MASTER_KEYS=10000000 is the long form.
     let count = std::env::var("MOONCAKE_MASTER_KEYS").ok().and_then(|text| text.parse().ok());
-    let count = count.unwrap_or(100_000);
+    // So many that what other tests use meanwhile does not matter.
+    let count = count.unwrap_or(200_000);
     let (bytes, puts, lookups) = cost(count);
     println!("{count} keys: {bytes:.0} B per key, {puts:.0} puts/s, {lookups:.0} lookups/s");
     assert!(bytes < 260.0, "{bytes}");
