@@ -2,6 +2,7 @@
 //!
 //!     cargo bench --bench index                       100 000, 1 and 10 million keys
 //!     cargo bench --bench index -- --keys 100000      only so many; may be given again
+//!                                  --shards 64        with so many shards
 //!
 //! Beside each figure stands the limit of the machine from the same run: a plain map of the
 //! standard library from the same keys to a number, looked up in the same order. Keys are of 32
@@ -53,8 +54,7 @@ fn resident() -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
 }
 
-fn filled(count: usize) -> (State, f64, f64) {
-    let settings = Settings { seed: 7, eviction_high_watermark: 1.0, ..Settings::default() };
+fn filled(count: usize, settings: Settings) -> (State, f64, f64) {
     let before = resident();
     let now = Instant::now();
     let state = State::new(settings, now, Arc::new(NoOutlet));
@@ -147,8 +147,8 @@ fn together(state: &State, threads: usize, count: usize) -> (f64, f64) {
     (sum / threads as f64, rate)
 }
 
-fn measure(count: usize) {
-    let (state, bytes, puts) = filled(count);
+fn measure(count: usize, settings: Settings) {
+    let (state, bytes, puts) = filled(count, settings);
     let mut rng = fastrand::Rng::with_seed(count as u64);
     let mut measured = |method| {
         best(|| {
@@ -184,8 +184,18 @@ fn measure(count: usize) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let asked = arguments.windows(2).filter(|pair| pair[0] == "--keys");
-    let asked: Vec<usize> = asked.filter_map(|pair| pair[1].parse().ok()).collect();
+    let given = |name: &str| -> Vec<usize> {
+        let pairs = arguments.windows(2).filter(|pair| pair[0] == name);
+        pairs.filter_map(|pair| pair[1].parse().ok()).collect()
+    };
+    let asked = given("--keys");
     let counts = if asked.is_empty() { KEYS.to_vec() } else { asked };
-    counts.into_iter().for_each(measure);
+    for count in counts {
+        let mut settings =
+            Settings { seed: 7, eviction_high_watermark: 1.0, ..Settings::default() };
+        if let Some(shards) = given("--shards").first() {
+            settings.shards = *shards;
+        }
+        measure(count, settings);
+    }
 }
