@@ -113,7 +113,7 @@ impl State {
         let mut gathered = Gathered::default();
         for number in 0..self.shards.len() as u32 {
             for list in [PLAIN, SOFT] {
-                let mut shard = self.shard(number).lock();
+                let mut shard = self.shard(number).write();
                 let cut = self.heads(now, &mut shard, (segment, list), max, &mut gathered);
                 gathered.complete_until = match (gathered.complete_until, cut) {
                     (Some(one), Some(other)) => Some(one.min(other)),
@@ -146,7 +146,7 @@ impl State {
     /// out of the disk tier. The object goes on in a written file, or in memory, as long as it has
     /// the other. Returns the bytes in that segment, and when the last of them may be used again.
     fn evict(&self, now: Micros, candidate: &Candidate, from: u32) -> Option<(u64, Micros)> {
-        let mut shard = self.shard(candidate.shard).lock();
+        let mut shard = self.shard(candidate.shard).write();
         let object = shard.alive(candidate.slot, candidate.generation)?;
         if !self.is_evictable(now, object, candidate.soft) {
             return None;
@@ -310,7 +310,7 @@ impl State {
     /// The object of a range, if it may be evicted.
     fn victim(&self, now: Micros, cell: &Cell, span: &Span, soft_too: bool) -> Option<Candidate> {
         let (number, slot) = self.place_of(span.tag?);
-        let shard = self.shards.get(number as usize)?.lock();
+        let shard = self.shards.get(number as usize)?.read();
         let object = shard.objects.try_get(slot)?;
         let copy = object.copy_in(cell.slot)?;
         if copy.piece != span.id || !self.is_evictable(now, object, soft_too) {

@@ -168,7 +168,7 @@ impl State {
             return false;
         }
         let number = self.shard_of(hash);
-        let mut shard = self.shard(number).lock();
+        let mut shard = self.shard(number).write();
         let mut known = shard.find(hash, &found.key);
         if let Some(slot) = known {
             let object = shard.objects.get(slot);
@@ -281,7 +281,7 @@ impl State {
     pub fn puts_with_files(&self) -> HashSet<u64> {
         let mut found = HashSet::new();
         for shard in &self.shards {
-            let shard = shard.lock();
+            let shard = shard.read();
             let objects = shard.slots().map(|slot| shard.objects.get(slot));
             found.extend(objects.filter(|o| o.file().is_some()).map(|o| o.generation));
         }

@@ -162,7 +162,7 @@ impl State {
     ) -> (u64, Micros) {
         let (mut bytes, mut until) = (0, now);
         for member in group.members() {
-            let mut shard = self.shard(member.shard).lock();
+            let mut shard = self.shard(member.shard).write();
             let Some(object) = shard.alive(member.slot, member.generation) else { continue };
             let is_here = object.copy_in(segment).is_some();
             if !is_in_memory(object) || !self.is_evictable(now, object, soft_too) {

@@ -156,7 +156,7 @@ impl State {
     fn refill(&self, now: Micros, client: &Client) {
         let slots = client.inner.lock().segments.clone();
         while let Some(number) = client.take_refill() {
-            let shard = self.shard(number).lock();
+            let shard = self.shard(number).read();
             let table = self.table.load();
             for cell in slots.iter().filter_map(|slot| table.cell(*slot)) {
                 for list in 0..3 {

@@ -142,7 +142,7 @@ pub struct State {
     times: Times,
     start: Instant,
     hash_keys: (u64, u64),
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[RwLock<Shard>]>,
     /// Bits of a tag that number the slot; those above number the shard.
     slot_bits: u32,
     table: ArcSwap<Table>,
@@ -192,7 +192,7 @@ impl State {
             start: now,
             hash_keys: seed,
             shards: (0..shards as u32)
-                .map(|number| Mutex::new(Shard::new(number, seeds.u64(..), slots_max, calendar)))
+                .map(|number| RwLock::new(Shard::new(number, seeds.u64(..), slots_max, calendar)))
                 .collect(),
             slot_bits,
             table: ArcSwap::default(),
@@ -351,7 +351,7 @@ impl State {
         (hash >> 32) as u32 & (self.shards.len() as u32 - 1)
     }
 
-    fn shard(&self, number: u32) -> &Mutex<Shard> {
+    fn shard(&self, number: u32) -> &RwLock<Shard> {
         &self.shards[number as usize]
     }
 

@@ -38,7 +38,7 @@ impl State {
             keys.clear();
             ends.clear();
             {
-                let shard = self.shards[number].lock();
+                let shard = self.shards[number].read();
                 for slot in shard.slots() {
                     keys.extend_from_slice(&shard.objects.get(slot).key);
                     ends.push(keys.len());

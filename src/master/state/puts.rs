@@ -175,7 +175,7 @@ impl State {
         let serial = self.serial_of(now, owner)?;
         let hash = self.hash(&item.key);
         let number = self.shard_of(hash);
-        let mut guard = self.shard(number).lock();
+        let mut guard = self.shard(number).write();
         let shard = &mut *guard;
         shard.trim_starts();
         let table = self.table.load();
@@ -360,7 +360,7 @@ impl State {
         kind: ReplicaKind,
     ) -> Outcome<()> {
         let hash = self.hash(put.0);
-        let mut shard = self.shard(self.shard_of(hash)).lock();
+        let mut shard = self.shard(self.shard_of(hash)).write();
         let table = self.table.load();
         let slot = self.find_own(&shard, &table, hash, put, owner)?;
         if kind == ReplicaKind::Disk {
@@ -407,7 +407,7 @@ impl State {
         kind: ReplicaKind,
     ) -> Outcome<()> {
         let hash = self.hash(put.0);
-        let mut shard = self.shard(self.shard_of(hash)).lock();
+        let mut shard = self.shard(self.shard_of(hash)).write();
         let slot = self.find_own(&shard, &self.table.load(), hash, put, owner)?;
         if kind == ReplicaKind::Disk {
             return self.revoke_file(&mut shard, slot);
@@ -447,7 +447,7 @@ impl State {
     /// Drops unfinished puts of an owner, which is gone or does not know of them.
     pub(super) fn drop_puts_of(&self, now: Micros, owner: u32, which: impl Fn(&Start) -> bool) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut shard = shard.write();
             let is_open = |start: &&Start| {
                 let object = shard.alive(start.slot, start.generation);
                 object.is_some_and(|object| !object.complete && object.owner == owner)

@@ -106,8 +106,8 @@ impl State {
     /// Puts that were granted and have neither ended nor been given up. Walks over what was begun
     /// lately.
     pub fn open_puts(&self) -> usize {
-        let count = |shard: &parking_lot::Mutex<super::shard::Shard>| {
-            let shard = shard.lock();
+        let count = |shard: &parking_lot::RwLock<super::shard::Shard>| {
+            let shard = shard.read();
             let is_open = |start: &&super::shard::Start| {
                 shard.alive(start.slot, start.generation).is_some_and(|object| !object.complete)
             };
@@ -140,7 +140,7 @@ impl State {
             ..Totals::default()
         };
         for shard in &self.shards {
-            let shard = shard.lock();
+            let shard = shard.read();
             totals.keys += shard.len() as u64;
             totals.soft_pinned += shard.soft as u64;
         }
@@ -168,7 +168,7 @@ impl State {
         let mut keys: Vec<Key> = Vec::new();
         for shard in &self.shards {
             {
-                let shard = shard.lock();
+                let shard = shard.read();
                 let objects = shard.slots().map(|slot| shard.objects.get(slot));
                 let table = self.table.load();
                 let shown = objects.filter(|object| is_visible(&table, object));

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
+use parking_lot::RwLockReadGuard;
 use smallvec::SmallVec;
 
 use super::cell::HIDDEN;
@@ -35,14 +35,14 @@ pub(super) fn is_visible(table: &Table, object: &Object) -> bool {
 const GROUP: usize = 16;
 /// More than there usually are shards; a mark that is lost costs only time.
 const MARKS: usize = 64;
-/// Below so many objects in a shard all of it is in the caches, and asking would only cost.
-const NEAR_OBJECTS: usize = 1024;
+/// Below so many objects in all shards all of them are in the caches, and asking would only cost.
+const NEAR_OBJECTS: usize = 65_536;
 
 /// Which of the keys is looked at, and where: its slot if there is such an object.
 struct Found<'f> {
     at: usize,
     slot: Option<u32>,
-    shard: &'f mut Shard,
+    shard: &'f Shard,
     /// Read under the same hold of the shard's lock.
     table: &'f Arc<Table>,
 }
@@ -62,10 +62,10 @@ impl State {
             }
             for at in late {
                 let hash = hashes[at];
-                let mut shard = self.shard(self.shard_of(hash)).lock();
+                let shard = self.shard(self.shard_of(hash)).read();
                 let slot = shard.find(hash, group[at].as_ref());
                 let table = self.table.load();
-                look(Found { at: first + at, slot, shard: &mut shard, table: &table });
+                look(Found { at: first + at, slot, shard: &shard, table: &table });
             }
         }
     }
@@ -79,7 +79,7 @@ impl State {
         first: usize,
         look: &mut impl FnMut(Found<'_>),
     ) {
-        let mut held: SmallVec<[(u32, MutexGuard<'_, Shard>); GROUP]> = SmallVec::new();
+        let mut held: SmallVec<[(u32, RwLockReadGuard<'_, Shard>); GROUP]> = SmallVec::new();
         // The key, and which of the held shards is its own.
         let mut places: SmallVec<[(usize, usize); GROUP]> = SmallVec::new();
         // Where the shards are, by some bits of their numbers.
@@ -90,7 +90,7 @@ impl State {
             let is_it = |place: usize| held.get(place).is_some_and(|(other, _)| *other == number);
             if is_it((*mark).into()) {
                 places.push((at, (*mark).into()));
-            } else if let Some(shard) = self.shard(number).try_lock() {
+            } else if let Some(shard) = self.shard(number).try_read() {
                 *mark = held.len() as u8;
                 places.push((at, held.len()));
                 held.push((number, shard));
@@ -99,7 +99,9 @@ impl State {
                 late.push(at);
             }
         }
-        if held.iter().any(|(_, shard)| shard.len() > NEAR_OBJECTS) {
+        // Keys are spread evenly.
+        let near = NEAR_OBJECTS / self.shards.len();
+        if held.first().is_some_and(|(_, shard)| shard.len() > near) {
             for step in [Approach::Entry, Approach::Object, Approach::Key] {
                 for (at, place) in &places {
                     held[*place].1.approach(hashes[*at], step);
@@ -108,7 +110,7 @@ impl State {
         }
         let table = self.table.load();
         for (at, place) in places {
-            let shard = &mut *held[place].1;
+            let shard = &*held[place].1;
             let slot = shard.find(hashes[at], group[at].as_ref());
             look(Found { at: first + at, slot, shard, table: &table });
         }
@@ -151,7 +153,7 @@ impl State {
             let Found { at, slot: Some(slot), shard, table } = found else { return };
             let object = shard.objects.get(slot);
             if object.complete && is_visible(table, object) {
-                self.grant(shard, slot, now);
+                object.grant(now, self.times.soft_pin);
                 exist[at] = true;
             }
         });
@@ -164,9 +166,10 @@ impl State {
         let mut sighted = Sighted::new(keys.len(), lease_ttl_ms, self.first_generation);
         self.each_near(keys, |found| {
             let Found { at, slot: Some(slot), shard, table } = found else { return };
-            let sight = self.look_at(table, shard.objects.get(slot));
+            let object = shard.objects.get(slot);
+            let sight = self.look_at(table, object);
             if sight.is_ok() {
-                self.grant(shard, slot, now);
+                object.grant(now, self.times.soft_pin);
             }
             sighted.put(at, table, sight);
         });
@@ -204,26 +207,12 @@ impl State {
     /// Where the object is, without a lease: for people who look, not for readers.
     pub fn peek(&self, key: &[u8]) -> Outcome<Vec<Replica>> {
         let hash = self.hash(key);
-        let shard = self.shard(self.shard_of(hash)).lock();
+        let shard = self.shard(self.shard_of(hash)).read();
         let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
         let table = self.table.load();
         let sight = self.look_at(&table, shard.objects.get(slot))?;
         drop(shard);
         Ok(self.replicas(&table, &sight))
-    }
-
-    /// Gives a lease. The object stays where it is filed; see [`crate::pool::eviction`].
-    fn grant(&self, shard: &mut Shard, slot: u32, now: Micros) {
-        let object = shard.objects.get_mut(slot);
-        let mut last = object.last_use();
-        last.grant(now);
-        object.set_last_use(last);
-        let mut pin = object.pin();
-        pin.grant(now, self.times.soft_pin);
-        object.set_pin(pin);
-        if let Some(group) = object.group() {
-            group.grant(now);
-        }
     }
 
     /// All complete objects in whose key the pattern is found; grants leases.

@@ -118,7 +118,7 @@ impl State {
 
     pub(super) fn remove(&self, now: Micros, key: &[u8], force: bool) -> Outcome<()> {
         let hash = self.hash(key);
-        let mut shard = self.shard(self.shard_of(hash)).lock();
+        let mut shard = self.shard(self.shard_of(hash)).write();
         let Some(slot) = shard.find(hash, key) else {
             self.note_gone(hash);
             return Err(Refusal::OBJECT_NOT_FOUND);
@@ -144,7 +144,7 @@ impl State {
         self.expect_no_files();
         let mut removed = 0;
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut shard = shard.write();
             let slots: Vec<u32> = shard.slots().collect();
             for slot in slots {
                 if self.check_removable(now, shard.objects.get(slot), force).is_ok() {

@@ -133,7 +133,7 @@ impl State {
     /// The answer where the index says enough: that very copy, or a later life of the key.
     fn known_claim(&self, cell: &Cell, held: &HeldObject, offset: u64) -> Option<Claim> {
         let hash = self.hash(&held.key);
-        let mut shard = self.shard(self.shard_of(hash)).lock();
+        let mut shard = self.shard(self.shard_of(hash)).write();
         let unknown = if self.may_be_unknown(cell) { None } else { Some(Claim::Refused) };
         let Some(slot) = shard.find(hash, &held.key) else { return unknown };
         let object = shard.objects.get_mut(slot);
@@ -172,7 +172,7 @@ impl State {
             let Some(tag) = span.tag.filter(|tag| *tag != RESTING) else { return false };
             let (number, slot) = self.place_of(tag);
             let Some(shard) = self.shards.get(number as usize) else { return false };
-            let shard = shard.lock();
+            let shard = shard.read();
             let Some(object) = shard.objects.try_get(slot) else { return false };
             let is_it = object.copy_in(cell.slot).is_some_and(|copy| copy.piece == span.id);
             if !is_it || object.generation >= generation {
@@ -181,7 +181,7 @@ impl State {
             losers.push((number, slot, object.generation));
         }
         for (number, slot, loser) in losers {
-            let mut shard = self.shard(number).lock();
+            let mut shard = self.shard(number).write();
             if shard.alive(slot, loser).is_none() {
                 return false;
             }
@@ -215,7 +215,7 @@ impl State {
     ) -> Claim {
         let hash = self.hash(&held.key);
         let number = self.shard_of(hash);
-        let mut shard = self.shard(number).lock();
+        let mut shard = self.shard(number).write();
         let table = self.table.load();
         let mut known = shard.find(hash, &held.key);
         if let Some(slot) = known {

@@ -75,7 +75,7 @@ impl State {
     ) -> Outcome<()> {
         let hash = self.hash(&kept.key);
         let number = self.shard_of(hash);
-        let mut shard = self.shard(number).lock();
+        let mut shard = self.shard(number).write();
         let size: u64 = kept.slices.iter().fold(0, |sum, slice| sum.saturating_add(*slice));
         if shard.find(hash, &kept.key).is_some() || kept.key.is_empty() || size == 0 {
             return Ok(());
@@ -127,7 +127,7 @@ impl State {
     /// Objects came newest first; the lists begin with the oldest.
     fn restore_order(&self) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut shard = shard.write();
             let mut slots: Vec<(u64, u32)> =
                 shard.slots().map(|slot| (shard.objects.get(slot).generation, slot)).collect();
             slots.sort_unstable();
@@ -158,7 +158,7 @@ impl State {
         let mut records = Vec::new();
         for shard in &self.shards {
             {
-                let shard = shard.lock();
+                let shard = shard.read();
                 let table = self.table.load();
                 for slot in shard.slots() {
                     let object = shard.objects.get(slot);

@@ -284,7 +284,7 @@ impl State {
 
     /// Takes some copies out of a segment; true while there are more.
     fn purge(&self, now: Micros, number: u32, segment: u32) -> bool {
-        let mut shard = self.shard(number).lock();
+        let mut shard = self.shard(number).write();
         for _ in 0..PURGE_STEP {
             let oldest = (0..3).map(|list| shard.oldest(segment, list));
             let Some(slot) = oldest.into_iter().find(|slot| *slot != u32::MAX) else {

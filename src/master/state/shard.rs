@@ -1,13 +1,16 @@
 //! One shard of the index: objects, found by key, and filed by last use for each segment.
 //!
 //! An object of one copy costs 96 bytes here, its key once, and about 15 bytes of hash table. The
-//! whole shard is behind one lock, which is held for a few hundred nanoseconds per key.
+//! whole shard is behind one lock, which is held for a few hundred nanoseconds per key; those who
+//! look share it.
 //!
 //! In a large index nearly every access misses the caches. So a batch asks for what all of its keys
 //! need, step by step ([`Shard::approach`]), before it looks at the first; and a use touches
 //! nothing but the object itself ([`crate::pool::eviction`]).
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -69,51 +72,76 @@ pub(super) struct Object {
     pub(super) key: Box<[u8]>,
     /// Which put; 0 in a vacant slot.
     pub(super) generation: u64,
-    /// Last use, or the start of an unfinished put.
-    pub(super) at: Micros,
-    pub(super) pin_until: Micros,
+    /// Last use, or the start of an unfinished put. Readers stamp it, who share the lock.
+    pub(super) at: AtomicU64,
+    pub(super) pin_until: AtomicU64,
     pub(super) size: u64,
     pub(super) extra: Option<Box<Extra>>,
     pub(super) copies: SmallVec<[Copy; 1]>,
     /// Serial of the client that puts or put it; 0 for anonymous.
     pub(super) owner: u32,
     pub(super) pin: u8,
-    pub(super) granted: bool,
+    pub(super) granted: AtomicBool,
     pub(super) complete: bool,
     pub(super) list: u8,
 }
 
 impl Object {
     pub(super) fn last_use(&self) -> LastUse {
-        LastUse { at: self.at, granted: self.granted }
+        LastUse { at: self.at.load(Relaxed), granted: self.granted.load(Relaxed) }
     }
 
     /// When it counts as used last: a use of one member of a group is one of all.
     pub(super) fn used_at(&self) -> Micros {
-        self.group().map_or(self.at, |group| group.used_at().max(self.at))
+        let at = self.at.load(Relaxed);
+        self.group().map_or(at, |group| group.used_at().max(at))
     }
 
     pub(super) fn set_last_use(&mut self, last: LastUse) {
-        self.at = last.at;
-        self.granted = last.granted;
+        *self.at.get_mut() = last.at;
+        *self.granted.get_mut() = last.granted;
     }
 
     pub(super) fn pin(&self) -> Pin {
         match self.pin {
             0 => Pin::None,
-            1 => Pin::SoftExtended(self.pin_until),
-            2 => Pin::SoftFixed(self.pin_until),
+            1 => Pin::SoftExtended(self.pin_until.load(Relaxed)),
+            2 => Pin::SoftFixed(self.pin_until.load(Relaxed)),
             _ => Pin::Hard,
         }
     }
 
     pub(super) fn set_pin(&mut self, pin: Pin) {
-        (self.pin, self.pin_until) = match pin {
+        let (kind, until) = match pin {
             Pin::None => (0, 0),
             Pin::SoftExtended(until) => (1, until),
             Pin::SoftFixed(until) => (2, until),
             Pin::Hard => (3, 0),
         };
+        self.pin = kind;
+        *self.pin_until.get_mut() = until;
+    }
+
+    /// A reader is told where the object is. Several may be at a time, and what one has given no
+    /// other takes back. The object stays where it is filed; see [`crate::pool::eviction`].
+    pub(super) fn grant(&self, now: Micros, soft_ttl: Micros) {
+        let before = self.last_use();
+        let mut last = before;
+        last.grant(now);
+        if last.at > before.at {
+            self.at.fetch_max(last.at, Relaxed);
+        }
+        if !before.granted {
+            self.granted.store(true, Relaxed);
+        }
+        let mut pin = self.pin();
+        pin.grant(now, soft_ttl);
+        if let Pin::SoftExtended(until) = pin {
+            self.pin_until.fetch_max(until, Relaxed);
+        }
+        if let Some(group) = self.group() {
+            group.grant(now);
+        }
     }
 
     /// In which list it belongs.
@@ -270,7 +298,8 @@ impl Shard {
     /// Puts an object with its copies into a slot, the index and the lists.
     pub(super) fn insert(&mut self, slot: u32, hash: u64, object: Object, now: Micros) {
         let unfinished = !object.complete;
-        let start = Start { at: object.at, slot, generation: object.generation };
+        let (at, generation) = (object.last_use().at, object.generation);
+        let start = Start { at, slot, generation };
         self.soft += usize::from(object.asked_soft());
         *self.objects.get_mut(slot) = object;
         self.enlist(slot, now);

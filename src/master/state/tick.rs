@@ -158,7 +158,7 @@ impl State {
 
     fn look_at_puts(&self, now: Micros) {
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut shard = shard.write();
             shard.trim_starts();
             while let Some(start) = shard.starts.front().copied() {
                 if now < start.at.saturating_add(self.times.release) {

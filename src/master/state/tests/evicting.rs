@@ -137,7 +137,7 @@ fn eviction_is_prepared() {
         bench.exists(&name(number));
     }
     let oldest = |bench: &Bench| {
-        let shard = bench.state.shard(0).lock();
+        let shard = bench.state.shard(0).read();
         let slot = shard.oldest(0, crate::master::state::shard::PLAIN);
         shard.objects.get(slot).key.to_vec()
     };

@@ -121,7 +121,7 @@ fn keys_whose_shards_are_in_use_are_not_left_out() {
         let hold = || {
             while !stop.load(Ordering::Relaxed) {
                 for shard in &bench.state.shards {
-                    let _held = shard.lock();
+                    let _held = shard.write();
                     std::thread::yield_now();
                 }
             }
@@ -133,7 +133,7 @@ fn keys_whose_shards_are_in_use_are_not_left_out() {
         stop.store(true, Ordering::Relaxed);
     });
     // Which keys came late is up to the scheduler; here one surely does.
-    let shard = bench.state.shards[0].lock();
+    let shard = bench.state.shards[0].write();
     std::thread::scope(|scope| {
         let looking = scope.spawn(|| look(&bench, Method::BatchLookup, &keys));
         std::thread::sleep(Duration::from_millis(20));

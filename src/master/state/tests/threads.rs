@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::{addresses, client, item, segment, Bench, MIB};
+use crate::master::state::shard::Object;
 use crate::master::state::{Settings, State, Step};
+use crate::pool::lease::Pin;
 use crate::pool::object::PutOptions;
 use crate::pool::outcome::{Outcome, Refusal};
 use crate::pool::replica::{Located, ReplicaKind};
@@ -217,4 +219,30 @@ fn threads_do_not_lose_keys_nor_share_ranges() {
     for (seed, shards) in [(1, 1), (2, 8), (3, 64)] {
         hammer(seed, shards);
     }
+}
+
+/// Readers share the lock of a shard; no lease that one has given is shortened by another.
+#[test]
+fn leases_given_at_the_same_time_do_not_shorten_each_other() {
+    const GRANTS: usize = 200_000;
+    const SOFT: u64 = 1_000_000;
+    let mut object = Object::default();
+    object.set_pin(Pin::SoftExtended(0));
+    let clock = AtomicU64::new(1);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..GRANTS {
+                    let now = clock.fetch_add(1, Ordering::Relaxed);
+                    object.grant(now, SOFT);
+                    let last = object.last_use();
+                    assert!(last.granted && last.at >= now, "{last:?} at {now}");
+                    assert!(object.pin().is_soft(now + SOFT - 1), "{:?} at {now}", object.pin());
+                }
+            });
+        }
+    });
+    let last = (THREADS * GRANTS) as u64;
+    assert_eq!(object.last_use().at, last);
+    assert_eq!(object.pin(), Pin::SoftExtended(last + SOFT));
 }
