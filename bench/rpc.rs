@@ -1,4 +1,4 @@
-//! Calls of the store that look keys up: how many a second, and what they cost the master.
+//! Calls of the store that look keys up or put them: how many a second, what they cost the master.
 //!
 //!     cargo bench --bench rpc                            our server, which has no index
 //!     cargo bench --bench rpc -- NAME=HOST:PORT@PID...   these masters, in turn, in one run
@@ -13,6 +13,9 @@
 //! and sent again and again, answers of which the length and the first head are looked at. Before
 //! the clock runs, one answer to every request is decoded and compared with what was put. "deep"
 //! loads have two windows of 16 requests under way on every connection, the others one request.
+//!
+//! Puts are batches that begin and then end, all keys new, of a fixed number instead of a fixed
+//! time; they are removed after the clock has stopped. Their time limit is none of `--time-ms`.
 //!
 //! Where the load shares its cores with the master, rates are those of the sharing. The processor
 //! time of the master for a million keys is not, and compares masters fairly. A master of ours is
@@ -47,6 +50,9 @@ const DEEP: usize = 16;
 /// Keys that are there.
 const STOCK: usize = BATCH * DEEP;
 const SAMPLES: usize = 5000;
+/// Keys of one measurement of puts, and bytes of each.
+const PUTS: usize = 128 * STOCK;
+const PUT_BYTES: u64 = 64;
 const OWNER: ClientId = ClientId(Uuid { first: 1, second: 2 });
 
 /// Answers that nothing is there.
@@ -79,7 +85,8 @@ struct Load {
     keys: usize,
     are_there: bool,
     depth: usize,
-    make: fn(Vec<Key>) -> Call,
+    /// `None` for puts.
+    make: Option<fn(Vec<Key>) -> Call>,
 }
 
 fn one(mut keys: Vec<Key>) -> Key {
@@ -92,7 +99,7 @@ fn loads() -> Vec<Load> {
         let deep = depth > 1;
         let mut add = |names: [&'static str; 2], keys, are_there, make: fn(Vec<Key>) -> Call| {
             let name = names[usize::from(deep)];
-            loads.push(Load { name, keys, are_there, depth, make });
+            loads.push(Load { name, keys, are_there, depth, make: Some(make) });
         };
         add(["exists, absent", "exists, absent, deep"], 1, false, |k| Call::Exists(one(k)));
         add(["exists, there", "exists, there, deep"], 1, true, |k| Call::Exists(one(k)));
@@ -105,19 +112,23 @@ fn loads() -> Vec<Load> {
         let names = ["64 x replicas, there", "64 x replicas, there, deep"];
         add(names, BATCH, true, Call::BatchLookup);
     }
+    for (name, depth) in [("64 x put", 1), ("64 x put, deep", DEEP)] {
+        loads.push(Load { name, keys: BATCH, are_there: true, depth, make: None });
+    }
     loads
 }
 
 impl Load {
-    /// The calls of one window.
-    fn calls(&self) -> Vec<Call> {
-        let prefix = if self.are_there { "there" } else { "absent" };
+    /// The calls of one window; those of puts differ from window to window.
+    fn calls(&self, window: usize) -> Vec<Call> {
         let call = |number: usize| {
             let first = number * self.keys;
+            let Some(make) = self.make else { return puts(window * STOCK + first).to_vec() };
+            let prefix = if self.are_there { "there" } else { "absent" };
             let keys = (first..first + self.keys).map(|key| name(prefix, key % STOCK));
-            (self.make)(keys.collect())
+            vec![make(keys.collect())]
         };
-        (0..self.depth).map(call).collect()
+        (0..self.depth).flat_map(call).collect()
     }
 
     fn is_right(&self, reply: &Reply) -> bool {
@@ -126,9 +137,21 @@ impl Load {
             Reply::BatchExists(found) => found.iter().all(|one| one == &Ok(self.are_there)),
             Reply::Located(located) => located.is_ok() == self.are_there,
             Reply::BatchLocated(all) => all.iter().all(|one| one.is_ok() == self.are_there),
+            Reply::BatchGranted(all) => all.iter().all(Result::is_ok),
+            Reply::BatchDone(all) => all.iter().all(Result::is_ok),
             _ => false,
         }
     }
+}
+
+/// The begin and the end of the puts of a batch of keys.
+fn puts(first: usize) -> [Call; 2] {
+    let keys = || (first..first + BATCH).map(|number| name("put", number));
+    let items = keys().map(|key| PutItem::new(key, vec![PUT_BYTES])).collect();
+    [
+        Call::BatchPutStart(Some(OWNER), items, PutOptions::default()),
+        Call::BatchPutEnd(Some(OWNER), keys().collect(), ReplicaKind::Memory, Vec::new()),
+    ]
 }
 
 /// A key of 40 bytes.
@@ -210,7 +233,7 @@ impl Subject {
             assert!(load.is_right(&reply), "{}: {}: {reply:?}", self.name, load.name);
             REPLY_HEADER_BYTES + body.len()
         };
-        load.calls().iter().map(answer).sum()
+        load.calls(0).iter().map(answer).sum()
     }
 
     fn measure(&self, load: &Load, connections: usize, time: Duration) -> Figure {
@@ -219,26 +242,43 @@ impl Subject {
             call(&self.client, &Call::Ping(OWNER));
         }
         let answer_bytes = self.try_out(load);
-        let window: Vec<u8> = load.calls().iter().flat_map(|call| self.frame(call)).collect();
+        let frames = |window| load.calls(window).iter().flat_map(|call| self.frame(call)).collect();
         let ahead = if load.depth > 1 { 2 } else { 1 };
+        // Of looks one window is sent again and again; that of puts which was tried out is left out.
+        let count = match load.make {
+            Some(_) => 1,
+            None => PUTS / STOCK * (DEEP / load.depth) + connections * ahead,
+        };
+        let windows: Vec<Vec<u8>> = (count.min(2) - 1..count).map(frames).collect();
+        let mut next = windows.iter().cycle();
         let mut streams: Vec<TcpStream> = (0..connections).map(|_| self.connect()).collect();
+        let mut send = |stream: &mut TcpStream| {
+            next.next().map(|window| stream.write_all(window).unwrap()).unwrap();
+        };
         for _ in 0..ahead {
-            streams.iter_mut().for_each(|stream| stream.write_all(&window).unwrap());
+            streams.iter_mut().for_each(&mut send);
         }
         let mut buffer = vec![0; 1 << 18];
-        let (start, before, mut windows) = (Instant::now(), self.processor_seconds(), 0);
-        while start.elapsed() < time {
+        let (start, before, mut done) = (Instant::now(), self.processor_seconds(), 0);
+        let goes_on = |done: usize| match load.make {
+            Some(_) => start.elapsed() < time,
+            None => done + connections * (ahead + 1) < windows.len(),
+        };
+        while goes_on(done) {
             for stream in &mut streams {
                 take(stream, answer_bytes, &mut buffer);
-                stream.write_all(&window).unwrap();
-                windows += 1;
+                send(stream);
+                done += 1;
             }
         }
         let (spent, after) = (start.elapsed().as_secs_f64(), self.processor_seconds());
         for stream in &mut streams {
             take(stream, answer_bytes * ahead, &mut buffer);
         }
-        let keys = (windows * load.depth * load.keys) as f64;
+        if load.make.is_none() {
+            call(&self.client, &Call::RemoveByPattern { pattern: b"^put".to_vec(), force: false });
+        }
+        let keys = (done * load.depth * load.keys) as f64;
         let micros = |at: usize| (after[at] - before[at]) * 1e6 / keys;
         Figure { rate: keys / spent / 1e6, user: micros(0), system: micros(1) }
     }
