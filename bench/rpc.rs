@@ -244,7 +244,7 @@ impl Subject {
         let answer_bytes = self.try_out(load);
         let frames = |window| load.calls(window).iter().flat_map(|call| self.frame(call)).collect();
         let ahead = if load.depth > 1 { 2 } else { 1 };
-        // Of looks one window is sent again and again; that of puts which was tried out is left out.
+        // Of looks one window is sent all the time; that of puts that was tried out is left out.
         let count = match load.make {
             Some(_) => 1,
             None => PUTS / STOCK * (DEEP / load.depth) + connections * ahead,
@@ -253,7 +253,7 @@ impl Subject {
         let mut next = windows.iter().cycle();
         let mut streams: Vec<TcpStream> = (0..connections).map(|_| self.connect()).collect();
         let mut send = |stream: &mut TcpStream| {
-            next.next().map(|window| stream.write_all(window).unwrap()).unwrap();
+            stream.write_all(next.next().unwrap()).unwrap();
         };
         for _ in 0..ahead {
             streams.iter_mut().for_each(&mut send);
