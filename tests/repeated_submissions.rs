@@ -9,7 +9,9 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mooncake::engine::{Access, Batch, BufferSpec, Engine, Operation, Request, TaskState};
+use mooncake::engine::{
+    Access, Batch, BufferSpec, Engine, Notification, Operation, Request, TaskState,
+};
 use mooncake::error::ErrorKind;
 
 use common::engines::{
@@ -35,6 +37,9 @@ suite!(
     a_range_that_became_smaller: loopback Loopback, native Native, own Own;
     a_handle_and_its_successor: loopback Loopback, same_host SameHost, native Native;
     two_peers_with_one_range: loopback Loopback, same_host SameHost, native Native;
+    several_buffers_at_once: loopback Loopback, same_host SameHost, native Native, own Own;
+    reads_and_writes_at_once: loopback Loopback, same_host SameHost, native Native, own Own;
+    a_notification_after_small_requests: loopback Loopback, native Native;
     a_renewed_buffer: loopback Loopback, same_host SameHost, native Native;
     threads_and_memory_that_comes_and_goes: loopback Loopback, native Native, own Own;
     one_batch_and_many_threads: loopback Loopback, native Native, own Own;
@@ -50,6 +55,13 @@ fn again(batch: &Batch, requests: &[Request]) -> Result<(), ErrorKind> {
         0 => Ok(()),
         _ => Err(batch.first_error().unwrap().kind()),
     }
+}
+
+/// The submission itself is refused: no task begins, which would find out as well.
+fn is_refused(batch: &Batch, requests: &[Request], kind: ErrorKind) {
+    batch.reset().unwrap();
+    assert_eq!(batch.submit(requests).unwrap_err().kind(), kind);
+    assert_eq!(batch.poll().submitted, 0);
 }
 
 fn is_filled(memory: &Guarded, value: u8) -> bool {
@@ -103,8 +115,10 @@ fn a_range_that_became_smaller(kind: Kind) {
     assert_eq!(again(&batch, &[write(LENGTH)]), Ok(()));
     pair.own.unregister(&[local.address()]).unwrap();
     pair.own.register(&[half(&local)]).unwrap();
-    assert_eq!(again(&batch, &[write(LENGTH)]), Err(ErrorKind::NotRegistered));
+    is_refused(&batch, &[write(LENGTH)], ErrorKind::NotRegistered);
     assert_eq!(again(&batch, &[write(LENGTH / 2)]), Ok(()));
+    // What was found last is open, and not large enough.
+    is_refused(&batch, &[write(LENGTH)], ErrorKind::NotRegistered);
     pair.own.unregister(&[local.address()]).unwrap();
     register(&pair.own, &local, Access::LOCAL);
     pair.target.unregister(&[remote.address()]).unwrap();
@@ -124,7 +138,7 @@ fn a_handle_and_its_successor(kind: Kind) {
     local.fill(1);
     assert_eq!(again(&batch, &[old]), Ok(()));
     pair.own.close_segment(pair.segment).unwrap();
-    assert_eq!(again(&batch, &[old]), Err(ErrorKind::InvalidHandle));
+    is_refused(&batch, &[old], ErrorKind::InvalidHandle);
     let segment = pair.own.open_segment(other.local_name()).unwrap();
     assert_eq!(segment.0 as u32, pair.segment.0 as u32, "the place is used again");
     local.fill(2);
@@ -161,6 +175,125 @@ fn two_peers_with_one_range(kind: Kind) {
         assert_eq!(outcome(&batch, 0).0, TaskState::Completed);
         assert_eq!(outcome(&batch, 1).0, TaskState::Failed);
         assert_eq!(outcome(&batch, 2).0, TaskState::Completed);
+    }
+}
+
+/// Blocks of several buffers on both sides, in an order in which none follows another of the same.
+fn several_buffers_at_once(kind: Kind) {
+    const BUFFERS: usize = 3;
+    const BLOCK: usize = 64;
+    let pair = Pair::new(kind);
+    let locals: Vec<Guarded> = (0..BUFFERS).map(|_| pair.local(LENGTH)).collect();
+    let remotes: Vec<Guarded> = (0..BUFFERS).map(|_| pair.remote(LENGTH)).collect();
+    let batch = pair.own.create_batch(LENGTH / BLOCK).unwrap();
+    let mut random = Random::for_test("several_buffers_at_once");
+    for round in 1..=20u8 {
+        let contents: Vec<_> = locals.iter().map(|_| random.bytes(LENGTH)).collect();
+        locals.iter().zip(&contents).for_each(|(local, bytes)| local.put(0, bytes));
+        let ways: Vec<(usize, usize)> =
+            (0..LENGTH / BLOCK).map(|index| (index % BUFFERS, index / 2 % BUFFERS)).collect();
+        let requests: Vec<Request> = ways
+            .iter()
+            .enumerate()
+            .map(|(index, (from, to))| {
+                let at = index * BLOCK;
+                pair.write(locals[*from].address() + at, remotes[*to].address() + at, BLOCK)
+            })
+            .collect();
+        assert_eq!(again(&batch, &requests), Ok(()), "round {round}");
+        let bytes = batch.poll().transferred_bytes;
+        assert_eq!(bytes, LENGTH as u64, "round {round}");
+        for (index, (from, to)) in ways.iter().enumerate() {
+            let at = index * BLOCK;
+            let is_there = remotes[*to].get(at, BLOCK) == contents[*from][at..at + BLOCK];
+            assert!(is_there, "round {round}, block {index}");
+            assert_eq!(batch.task(index).unwrap().transferred_bytes, BLOCK as u64);
+        }
+    }
+    [locals, remotes].iter().flatten().for_each(Guarded::check_canaries);
+}
+
+/// Neighbours of different directions, each of which must keep its own.
+fn reads_and_writes_at_once(kind: Kind) {
+    const BLOCK: usize = 64;
+    let pair = Pair::new(kind);
+    let (local, remote) = (pair.local(LENGTH), pair.remote(LENGTH));
+    let batch = pair.own.create_batch(LENGTH / BLOCK).unwrap();
+    for round in 1..=10u8 {
+        local.fill(round);
+        remote.fill(round + 100);
+        let is_write = |index: usize| (index + usize::from(round)) % 3 == 0;
+        let requests: Vec<Request> = (0..LENGTH / BLOCK)
+            .map(|index| {
+                let (here, there) =
+                    (local.address() + index * BLOCK, remote.address() + index * BLOCK);
+                match is_write(index) {
+                    true => pair.write(here, there, BLOCK),
+                    false => pair.read(here, there, BLOCK),
+                }
+            })
+            .collect();
+        assert_eq!(again(&batch, &requests), Ok(()), "round {round}");
+        for index in 0..requests.len() {
+            let wanted = [if is_write(index) { round } else { round + 100 }; BLOCK];
+            assert_eq!(local.get(index * BLOCK, BLOCK), wanted, "round {round}, block {index}");
+            assert_eq!(remote.get(index * BLOCK, BLOCK), wanted, "round {round}, block {index}");
+        }
+    }
+}
+
+/// Requests that could be moved at once are followed by their notification like others.
+fn a_notification_after_small_requests(kind: Kind) {
+    let pair = Pair::new(kind);
+    let (local, remote) = (pair.local(LENGTH), pair.remote(LENGTH));
+    let write = pair.write(local.address(), remote.address(), 64);
+    let batch = pair.own.create_batch(2).unwrap();
+    for round in 1..=5u8 {
+        local.fill(round);
+        batch.reset().unwrap();
+        let message = Notification { name: "round".into(), message: vec![round] };
+        batch.submit_with(&[write, write], None, Some(message)).unwrap();
+        finish_well(&batch);
+        let end = Instant::now() + PATIENCE;
+        let mut told = pair.target.take_notifications();
+        while told.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+            told = pair.target.take_notifications();
+        }
+        assert_eq!(told.len(), 1, "round {round}");
+        assert_eq!(told[0].message, [round]);
+        assert_eq!(remote.get(0, 64), [round; 64]);
+    }
+}
+
+/// A submission that is cancelled in its middle ends what is left as cancelled.
+#[test]
+fn what_is_left_of_a_cancelled_submission() {
+    const BLOCKS: usize = 16 << 10;
+    let pair = Pair::new(Kind::Loopback);
+    let (local, remote) = (pair.local(64), pair.remote(64));
+    let requests = vec![pair.write(local.address(), remote.address(), 64); BLOCKS];
+    let end = Instant::now() + PATIENCE;
+    let is_cut = || {
+        let batch = pair.own.create_batch(BLOCKS).unwrap();
+        std::thread::scope(|scope| {
+            let submitter = scope.spawn(|| batch.submit(&requests));
+            while batch.poll().completed == 0 && !submitter.is_finished() {}
+            batch.cancel();
+            submitter.join().unwrap().unwrap();
+        });
+        let progress = finish(&batch);
+        assert_eq!(progress.submitted, BLOCKS);
+        assert_eq!(progress.transferred_bytes, progress.completed as u64 * 64);
+        if progress.failed > 0 {
+            let (state, _) = outcome(&batch, BLOCKS - 1);
+            assert_eq!(state, TaskState::Cancelled);
+        }
+        progress.failed > 0
+    };
+    // A submission may be over before it is noticed; not every one is.
+    while !is_cut() {
+        assert!(Instant::now() < end, "no submission was cut short");
     }
 }
 
