@@ -16,6 +16,12 @@ use super::Region;
 
 const BLOCKS: usize = limits::SHM_BLOCKS_PER_CALL;
 
+/// Where the bytes go.
+enum Way {
+    Here,
+    There,
+}
+
 /// Blocks to move in one call.
 pub struct CrossCall<'a> {
     local: SmallVec<[libc::iovec; BLOCKS]>,
@@ -67,37 +73,28 @@ impl<'a> CrossCall<'a> {
     /// fewer than all means that the first block that is not whole failed. `EFAULT` means that the
     /// first one did.
     pub fn read(self, pid: i32) -> io::Result<usize> {
-        // SAFETY: both arrays live across the call. Local ranges lie in regions that leases keep
-        // registered and to which no Rust reference exists; the kernel checks that they, and the
-        // remote ones, are mapped.
-        let moved = unsafe {
-            libc::process_vm_readv(
-                pid,
-                self.local.as_ptr(),
-                self.local.len() as libc::c_ulong,
-                self.remote.as_ptr(),
-                self.remote.len() as libc::c_ulong,
-                0,
-            )
-        };
-        usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+        self.make(Way::Here, pid)
     }
 
-    /// The same from the regions into the process.
+    /// The same from the regions into the process. For the own process the caller has proved that
+    /// the target is registered there.
     pub fn write(self, pid: i32) -> io::Result<usize> {
-        // SAFETY: as for `read`; local ranges are only read from, and the memory of another
-        // process holds no reference of this one. For the own process the caller has proved that
-        // the target is registered there.
-        let moved = unsafe {
-            libc::process_vm_writev(
-                pid,
-                self.local.as_ptr(),
-                self.local.len() as libc::c_ulong,
-                self.remote.as_ptr(),
-                self.remote.len() as libc::c_ulong,
-                0,
-            )
+        self.make(Way::There, pid)
+    }
+
+    fn make(self, way: Way, pid: i32) -> io::Result<usize> {
+        let copy = match way {
+            Way::Here => libc::process_vm_readv,
+            Way::There => libc::process_vm_writev,
         };
+        let (local, remote) = (&self.local, &self.remote);
+        let count = |vectors: &[libc::iovec]| vectors.len() as libc::c_ulong;
+        // SAFETY: both arrays live across the call. Local ranges lie in regions that leases keep
+        // registered and to which no Rust reference exists, and the memory of another process holds
+        // no reference of this one; for the own process see `write`. The kernel checks that all
+        // are mapped.
+        let moved =
+            unsafe { copy(pid, local.as_ptr(), count(local), remote.as_ptr(), count(remote), 0) };
         usize::try_from(moved).map_err(|_| io::Error::last_os_error())
     }
 }
