@@ -315,6 +315,8 @@ pub const PATTERN_MATCHES_MAX: usize = 1 << 20;
 pub const HOLDER_EVENTS_MAX: usize = 65_536;
 /// News told at once.
 pub const HOLDER_EVENTS_PER_REPLY: usize = 4096;
+/// With the longest keys and names of groups they fit into one answer.
+const _: () = assert!(HOLDER_EVENTS_PER_REPLY * 2 * KEY_BYTES_MAX < RPC_REPLY_BYTES_MAX);
 /// Longest wait for news that a client may ask for.
 pub const ATTEND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Objects that one part of a report may list.

@@ -15,15 +15,17 @@ use std::fs;
 use std::path::PathBuf;
 
 use calls::Maker;
+use mooncake::pool::identity::{ClientId, SegmentId, Uuid};
 use mooncake::pool::object::{PutItem, PutOptions};
 use mooncake::pool::outcome::Outcome;
 use mooncake::pool::replica::{Located, LocatedView};
+use mooncake::pool::segment::{ClientStatus, HeldObject, Pong, SegmentEvent};
 use mooncake::rpc::dialect::{self, Asked, Dialect};
 use mooncake::rpc::frame::{
     Fault, ReplyHeader, RequestHeader, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES,
 };
 use mooncake::rpc::look::{is_look, Seen, Sights};
-use mooncake::rpc::message::{Call, Method, Reply};
+use mooncake::rpc::message::{Call, Events, Method, Reply};
 use peak_alloc::peak_of;
 use random::Random;
 
@@ -192,6 +194,54 @@ fn groups_stand_behind_what_earlier_versions_read() {
     assert_eq!(read(&one), Err(Fault::invalid_arguments()));
     let upstream = |call| body_of(Dialect::Upstream0_3_7, call);
     assert_eq!(upstream(&grouped), upstream(&plain));
+}
+
+#[test]
+fn groups_of_what_is_held_stand_behind_what_earlier_versions_read() {
+    let held = |number: u64, group: &[u8]| HeldObject {
+        key: format!("k{number}").into_bytes(),
+        generation: number,
+        segment: SegmentId(Uuid { first: 1, second: 2 }),
+        address: 64 * number,
+        slices: vec![64],
+        soft_pin: false,
+        group: group.to_vec(),
+    };
+    let client = ClientId(Uuid { first: 3, second: 4 });
+    let report = |group: &[u8]| {
+        let objects = vec![held(1, group), held(2, b"")];
+        let mut body = Vec::new();
+        let call = Call::Report { client, objects, last: true };
+        let function = dialect::encode_request(Dialect::Native, &call, &mut body).unwrap();
+        (function, body, call)
+    };
+    let ((function, before, plain), (_, after, grouped)) = (report(b""), report(b"page"));
+    let groups: &[u8] = b"\x02\0\0\0\x04\0\0\0page\0\0\0\0";
+    // Who does not know the field ends before it, whoever writes or reads.
+    assert_eq!(after.strip_prefix(before.as_slice()).unwrap(), groups);
+    let read = |body: &[u8]| dialect::decode_request(function, body, Dialect::Upstream0_3_7);
+    assert_eq!((read(&before).unwrap().call, read(&after).unwrap().call), (plain, grouped));
+    let fault = || Err(Fault::invalid_arguments());
+    assert_eq!(read(&[&before[..], b"\x01\0\0\0\x04\0\0\0page"].concat()), fault());
+    assert_eq!(read(&after[..after.len() - 1]), fault());
+    // What is gone has no group: two names for three events.
+    let news = |group: &[u8]| {
+        let segment = SegmentId(Uuid { first: 1, second: 2 });
+        let gone = SegmentEvent::Gone { segment, address: 64, generation: 9 };
+        let completed = SegmentEvent::Completed;
+        let pong = Pong { view_version: 0, status: ClientStatus::Ok };
+        let events = vec![completed(held(1, group)), gone, completed(held(2, b""))];
+        let reply = Reply::Events(Ok(Events { pong, master_life: 1, last: 3, events }));
+        let mut body = Vec::new();
+        dialect::encode_reply(Dialect::Native, Method::Attend, &reply, &mut body).unwrap();
+        (body, reply)
+    };
+    let ((before, plain), (after, grouped)) = (news(b""), news(b"page"));
+    assert_eq!(after.strip_prefix(before.as_slice()).unwrap(), groups);
+    let read = |body: &[u8]| dialect::decode_reply(Dialect::Native, Method::Attend, body);
+    assert_eq!((read(&before).unwrap(), read(&after).unwrap()), (plain, grouped));
+    let three = b"\x03\0\0\0\x04\0\0\0page\0\0\0\0\0\0\0\0";
+    assert!(read(&[&before[..], three].concat()).is_err());
 }
 
 #[test]

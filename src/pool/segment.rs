@@ -35,6 +35,8 @@ pub struct HeldObject {
     pub slices: Vec<u64>,
     /// True while it should be evicted last.
     pub soft_pin: bool,
+    /// Name of its group; empty where it stands alone.
+    pub group: Key,
 }
 
 /// A range of a segment that the holder's process still reads. It must not hold anything else

@@ -178,7 +178,8 @@ impl Held {
     pub(super) fn report(&self) -> Vec<Vec<HeldObject>> {
         let mut all: Vec<HeldObject> = self.objects.values().cloned().collect();
         all.sort_unstable_by_key(|object| object.generation);
-        let bytes = |object: &HeldObject| object.key.len() + 8 * object.slices.len();
+        let bytes =
+            |object: &HeldObject| object.key.len() + object.group.len() + 8 * object.slices.len();
         parts(&all, bytes).into_iter().map(<[HeldObject]>::to_vec).collect()
     }
 }
@@ -196,6 +197,7 @@ mod tests {
             address,
             slices: vec![8],
             soft_pin: false,
+            group: Vec::new(),
         }
     }
 
@@ -280,6 +282,20 @@ mod tests {
         held.add(object(128, 2));
         assert_eq!((held.len(), held.acknowledged(), held.master_life()), (0, 0, None));
         assert!(held.report().is_empty());
+    }
+
+    #[test]
+    fn long_names_of_groups_make_reports_shorter() {
+        let mut held = Held::default();
+        held.meet(1);
+        let group = vec![b'g'; limits::KEY_BYTES_MAX];
+        let count = (limits::STORE_KEY_BYTES_PER_CALL_MAX / limits::KEY_BYTES_MAX) as u64 + 1;
+        for generation in 1..=count {
+            held.add(HeldObject { group: group.clone(), ..object(64 * generation, generation) });
+        }
+        let reports = held.report();
+        assert_eq!(reports.len(), 2);
+        assert!(reports.concat().iter().all(|object| object.group == group));
     }
 
     #[test]

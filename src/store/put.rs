@@ -241,7 +241,7 @@ impl Shared {
                     for (position, ended) in good.iter().zip(ended) {
                         let wanted = wanted[*position];
                         match ended {
-                            Ok(()) => self.remember(&wanted.object, &granted[*position]),
+                            Ok(()) => self.remember(wanted, &granted[*position]),
                             Err(refusal) => {
                                 results[wanted.index] = Err(refused(refusal, wanted.object.key));
                             }
@@ -270,7 +270,7 @@ impl Shared {
     }
 
     /// Notes what the own segments hold now; the master's word on it may come late.
-    fn remember(&self, object: &Object<'_>, granted: &Outcome<Granted>) {
+    fn remember(&self, wanted: &Wanted<'_>, granted: &Outcome<Granted>) {
         let Ok(granted) = granted else { return };
         if granted.generation == 0 {
             return;
@@ -283,12 +283,13 @@ impl Shared {
         };
         for (segment, address) in granted.replicas.iter().filter_map(own) {
             self.held.lock().add(HeldObject {
-                key: object.key.to_vec(),
+                key: wanted.object.key.to_vec(),
                 generation: granted.generation,
                 segment,
                 address,
-                slices: slices(object.ranges),
+                slices: slices(wanted.object.ranges),
                 soft_pin: false,
+                group: wanted.group.as_bytes().to_vec(),
             });
         }
     }

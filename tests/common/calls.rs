@@ -138,6 +138,7 @@ impl Maker<'_> {
             address: self.number(),
             slices: self.some(3, Self::number),
             soft_pin: self.flag(),
+            group: if self.flag() { self.key() } else { Vec::new() },
         }
     }
 

@@ -297,6 +297,33 @@ def restart_without_journal():
     return master_restart("ours", True, enable_journal="false")
 
 
+def groups_without_journal():
+    """The master is killed and knows nothing afterwards: living clients tell of the groups, of what they put
+    themselves and of what others put into their memory. One read leases all of its group, and nothing else."""
+    keys = [f"k{index}" for index in range(8)]
+    groups = ["g", "g", "h", "", "g", "", "h", "g"]
+    with masters.Master("ours", enable_journal="false", default_kv_lease_ttl=60_000) as master, \
+            client("ours", "one", master) as one, client("ours", "two", master) as two:
+        for half in (slice(0, 4), slice(4, 8)):
+            config = {"groups": groups[half],
+                      "preferred_segment": (one if half.start == 0 else two).hostname}
+            codes = one.call("put_batch", keys=keys[half], seeds=[1] * 4, parts=[[MIB]] * 4,
+                             config=config)["codes"]
+            same(codes, [0] * 4, "puts")
+        for peer in (one, two):
+            eventually("the holder knows", lambda: peer.call("health")["health"]["held"] == 4)
+        master.kill()
+        master.start()
+        reported = "mooncake_master_reported_objects_total"
+        eventually("all is reported", lambda: master.metric(reported) == len(keys))
+        same(two.call("exists", keys=keys[:1])["codes"], [1], "one of a group")
+        time.sleep(0.01)
+        codes = [one.call("remove", key=key)["code"] for key in keys]
+        same(codes, [LEASED if group == "g" else 0 for group in groups], "removals")
+        got = two.call("get_batch", keys=keys, parts=[[MIB]] * 8)["got"]
+        same(got, [look(1, MIB) if group == "g" else MISSING for group in groups], "what is left")
+
+
 def killed_under_load(**flags):
     """The master is killed while puts run: what was complete before is there again, whole."""
     count = LOAD_OBJECTS
@@ -431,6 +458,7 @@ def main():
         report.run(f"{place}/mc_store", command_line, kind)
     report.run("ours_master/native", native, None)
     report.run("ours_master/master_restart_without_journal", restart_without_journal)
+    report.run("ours_master/groups_without_journal", groups_without_journal)
     report.run("ours_master/always_full", always_full)
     report.run("ours_master/killed_under_load", killed_under_load)
     report.run("ours_master/killed_under_load_without_journal",

@@ -29,6 +29,7 @@ class PutOptions(Structure):
         ("struct_size", c_uint32), ("replica_num", c_uint32), ("flags", c_uint32),
         ("timeout_ms", c_uint32), ("soft_pin_ttl_ms", c_uint64),
         ("preferred_segments", POINTER(c_char_p)), ("preferred_segment_count", c_size_t),
+        ("groups", POINTER(c_char_p)), ("group_count", c_size_t),
     ]
 
 
@@ -164,6 +165,9 @@ class Ours:
             names = texts([config["preferred_segment"]])
             options.preferred_segments = names
             options.preferred_segment_count = 1
+        if config.get("groups"):
+            options.groups = texts(config["groups"])
+            options.group_count = len(config["groups"])
         return options
 
     @staticmethod

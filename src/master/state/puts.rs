@@ -512,5 +512,6 @@ pub(super) fn held(
         address: cell.address(copy.granule),
         slices: object.slices().to_vec(),
         soft_pin: object.pin().is_soft(now),
+        group: object.group().map(|group| group.name.clone()).unwrap_or_default(),
     }
 }

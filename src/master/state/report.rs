@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::cell::{Cell, Rest, HIDDEN, REPORTING, RESTING, SETTLING};
+use super::groups::Member;
 use super::removal::End;
 use super::shard::{Copy, Extra, Object, FILES};
 use super::{counters, State, FIRST_MOMENT};
@@ -31,7 +32,8 @@ enum Claim {
 fn size_of(object: &HeldObject) -> Option<u64> {
     let count = object.slices.len();
     let key_is_sound = !object.key.is_empty() && object.key.len() <= limits::KEY_BYTES_MAX;
-    let sound = key_is_sound && count > 0 && count <= limits::OBJECT_SLICES_MAX;
+    let names_are_sound = key_is_sound && object.group.len() <= limits::KEY_BYTES_MAX;
+    let sound = names_are_sound && count > 0 && count <= limits::OBJECT_SLICES_MAX;
     if !sound || object.generation == 0 || object.slices.contains(&0) {
         return None;
     }
@@ -247,13 +249,16 @@ impl State {
         };
         let granule = (offset >> cell.granule_bits) as u32;
         let copy = Copy { segment: cell.slot, piece: piece.id, granule, ..Copy::default() };
+        // What is known has its group, but where only its file told of it or an older holder.
+        let is_alone = fresh || shard.objects.get(slot).group().is_none();
+        let member = Member { shard: number, slot, generation: held.generation };
+        let group = if is_alone { self.join_group(&held.group, member) } else { None };
         if fresh {
             let mut object = Object {
                 key: held.key.into_boxed_slice(),
                 generation: held.generation,
                 size,
-                // Holders are not told of groups.
-                extra: Extra::of(held.slices, None),
+                extra: Extra::of(held.slices, group),
                 complete: true,
                 ..Object::default()
             };
@@ -268,6 +273,10 @@ impl State {
             counters::add(&self.counters.reported_objects, 1);
         } else {
             shard.add_copy(slot, copy);
+            if group.is_some() {
+                let object = shard.objects.get_mut(slot);
+                object.extra = Extra::of(object.slices().to_vec(), group);
+            }
             // Its holder knows it as complete.
             if !shard.objects.get(slot).complete {
                 shard.objects.get_mut(slot).complete = true;

@@ -44,13 +44,13 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
         Method::LookupByPattern => Call::LookupByPattern(key(r)?),
         Method::PutStart => {
             let (client, mut item, options) = (maybe_client(r)?, item(r)?, options(r)?);
-            read_groups(r, std::slice::from_mut(&mut item))?;
+            read_groups(r, std::iter::once(&mut item.group))?;
             Call::PutStart(client, item, options)
         }
         Method::BatchPutStart => {
             let (client, mut items) = (maybe_client(r)?, r.list(2, 0, item)?);
             let options = options(r)?;
-            read_groups(r, &mut items)?;
+            read_groups(r, items.iter_mut().map(|item| &mut item.group))?;
             Call::BatchPutStart(client, items, options)
         }
         Method::PutEnd => Call::PutEnd(maybe_client(r)?, key(r)?, kind(r)?, maybe_put(r)?),
@@ -77,8 +77,9 @@ pub fn decode_request(method: Method, body: &[u8]) -> Result<Call, Malformed> {
             Call::Attend { client: client(r)?, acknowledged: r.u64()?, wait_ms: r.u32()? }
         }
         Method::Report => {
-            let client = client(r)?;
-            Call::Report { client, objects: r.list(2, 33, held)?, last: r.flag()? }
+            let (client, mut objects, last) = (client(r)?, r.list(2, 33, held)?, r.flag()?);
+            read_groups(r, objects.iter_mut().map(|held| &mut held.group))?;
+            Call::Report { client, objects, last }
         }
         Method::Suspect => Call::Suspect { client: client(r)?, endpoint: r.text()? },
         Method::Keep => {
@@ -104,13 +105,13 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) {
                 put_client(w, client);
                 put_item(w, item);
                 put_options(w, options);
-                put_groups(w, std::slice::from_ref(item));
+                put_groups(w, std::iter::once(&item.group));
             }
             Call::BatchPutStart(client, items, options) => {
                 put_client(w, client);
                 w.list(items, put_item);
                 put_options(w, options);
-                put_groups(w, items);
+                put_groups(w, items.iter().map(|item| &item.group));
             }
             Call::PutEnd(client, key, kind, put) | Call::PutRevoke(client, key, kind, put) => {
                 put_client(w, client);
@@ -161,6 +162,7 @@ pub fn encode_request(call: &Call, out: &mut Vec<u8>) {
                 put_uuid(w, client.0);
                 w.list(objects, put_held);
                 w.bool(*last);
+                put_groups(w, objects.iter().map(|held| &held.group));
             }
             Call::Suspect { client, endpoint } => {
                 put_uuid(w, client.0);
@@ -220,6 +222,8 @@ pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
                 w.u64(events.master_life);
                 w.u64(events.last);
                 w.list(&events.events, put_event);
+                let completed = events.events.iter().filter_map(completed);
+                put_groups(w, completed.map(|held| &held.group));
             }),
         }
     });
@@ -271,7 +275,9 @@ pub fn decode_reply(method: Method, body: &[u8]) -> Result<Reply, Malformed> {
         })?),
         Method::Attend => Reply::Events(outcome(r, |r| {
             let (pong, master_life, last) = (pong(r)?, r.u64()?, r.u64()?);
-            Ok(Events { pong, master_life, last, events: r.list(0, 33, event)? })
+            let mut events = r.list(0, 33, event)?;
+            read_groups(r, events.iter_mut().filter_map(completed_group))?;
+            Ok(Events { pong, master_life, last, events })
         })?),
         Method::PutEnd
         | Method::PutRevoke

@@ -30,6 +30,7 @@ fn told(bench: &Bench, key: &[u8], generation: u64) {
         address: segment(1, 1).base + 4096,
         slices: vec![100],
         soft_pin: false,
+        group: Vec::new(),
     };
     bench.done(Call::Report { client: client(1), objects: vec![held], last: true }).unwrap();
 }

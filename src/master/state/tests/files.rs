@@ -300,6 +300,7 @@ fn a_file_and_what_its_holder_reports_are_one_object() {
             address: segments[0].base,
             slices: vec![MIB - 7, 7],
             soft_pin: false,
+            group: b"page".to_vec(),
         };
         let report = || {
             bench.attend(client(1), 0);
@@ -318,6 +319,8 @@ fn a_file_and_what_its_holder_reports_are_one_object() {
                 take();
             }
         }
+        // A file does not say its group.
+        assert_eq!(bench.recorder.image.lock().objects[&held.generation].group, held.group);
         let located = bench.lookup(b"k").unwrap();
         assert_eq!(kinds(&located.replicas).0, [true, false], "file first: {file_first}");
         let Place::Memory(ranges) = &located.replicas[0].place else { panic!() };

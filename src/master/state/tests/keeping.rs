@@ -87,6 +87,7 @@ fn a_client_that_comes_back_keeps_what_it_still_reads() {
         address: places[1],
         slices: vec![MIB],
         soft_pin: false,
+        group: Vec::new(),
     };
     bench.done(Call::Report { client: client(1), objects: vec![object], last: true }).unwrap();
     assert!(bench.exists(b"alive"));

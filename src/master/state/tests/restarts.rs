@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{addresses, client, item, segment, Bench, Recorder, MIB};
+use crate::limits;
 use crate::master::state::{NoOutlet, Settings, State};
 use crate::pool::identity::ClientId;
-use crate::pool::object::PutOptions;
+use crate::pool::object::{PutItem, PutOptions};
 use crate::pool::outcome::Refusal;
 use crate::pool::segment::{ClientStatus, HeldObject, SegmentEvent};
 use crate::rpc::message::Call;
@@ -219,6 +220,88 @@ fn reports_alone_bring_back_what_holders_were_told_of() {
     assert!(places.values().all(|(_, at)| !(at[0]..at[0] + 3000).contains(&new)));
 }
 
+#[test]
+fn groups_come_back_by_reports_alone() {
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut old = two(true);
+        let mut groups: HashMap<u64, (u64, Vec<u8>)> = HashMap::new();
+        for number in 0..100_u64 {
+            let group = if rng.bool() { vec![b'a' + rng.u8(..5)] } else { Vec::new() };
+            let key = number.to_le_bytes();
+            let wanted = PutItem { group: group.clone(), ..item(&key, 3000) };
+            let options = PutOptions { replica_num: rng.u64(1..3), ..PutOptions::default() };
+            let granted = old.start(None, wanted, options).unwrap();
+            old.end(None, &key).unwrap();
+            groups.insert(number, (granted.generation, group));
+            let removed = rng.u64(..100);
+            if old.remove(&removed.to_le_bytes()).is_ok() {
+                groups.remove(&removed);
+            }
+            old.pass(1);
+        }
+        let mut bench = empty(&old);
+        for number in [1, 2] {
+            let mut held = HashMap::new();
+            take_news(&old, number, &mut held);
+            let mut objects: Vec<HeldObject> = held.into_values().collect();
+            objects.sort_unstable_by_key(|object| object.generation);
+            rng.shuffle(&mut objects);
+            come_back(&bench, number, true);
+            let rest = objects.split_off(objects.len() / 2);
+            report(&bench, client(number), objects, false);
+            report(&bench, client(number), rest, true);
+        }
+        // As it is written down, and told to holders once more.
+        let image = bench.recorder.image.lock().clone();
+        let kept = |generation: &u64| &image.objects[generation].group;
+        assert_eq!(image.objects.len(), groups.len(), "seed {seed}");
+        assert!(groups.values().all(|(generation, group)| kept(generation) == group), "{seed}");
+        let mut held = HashMap::new();
+        take_news(&bench, 1, &mut held);
+        take_news(&bench, 2, &mut held);
+        let told = |object: &HeldObject| kept(&object.generation) == &object.group;
+        assert!(held.len() >= groups.len() && held.values().all(told), "seed {seed}");
+        // And as it works: whoever reads one of a group has leased it all, and nothing else.
+        bench.pass(1);
+        let grouped = groups.iter().find(|(_, (_, group))| !group.is_empty());
+        let (read, group) = grouped.map(|(number, (_, group))| (*number, group.clone())).unwrap();
+        assert!(bench.exists(&read.to_le_bytes()));
+        for (number, (_, other)) in &groups {
+            let leased = *other == group;
+            let expected = if leased { Err(Refusal::OBJECT_HAS_LEASE) } else { Ok(()) };
+            assert_eq!(bench.remove(&number.to_le_bytes()), expected, "seed {seed}, {number}");
+        }
+    }
+}
+
+#[test]
+fn a_holder_that_knows_no_groups_takes_none_away() {
+    for older_first in [true, false] {
+        let mut bench = empty(&two(true));
+        let group = b"page".to_vec();
+        let of = |key: &[u8], generation, number| {
+            let group = if number == 1 { Vec::new() } else { group.clone() };
+            let object = held(key, generation, number, 4096 * generation, 1000);
+            HeldObject { group, ..object }
+        };
+        come_back(&bench, 1, true);
+        come_back(&bench, 2, true);
+        let numbers = if older_first { [1, 2] } else { [2, 1] };
+        for number in numbers {
+            let objects = vec![of(b"both", 5, number), of(b"own", 6 + number, number)];
+            report(&bench, client(number), objects, true);
+        }
+        assert_eq!(bench.lookup(b"both").unwrap().replicas.len(), 2);
+        let image = bench.recorder.image.lock().clone();
+        // The other one's key is the same: the later put of it is right.
+        assert_eq!((&image.objects[&5].group, &image.objects[&8].group), (&group, &group));
+        bench.pass(1);
+        assert!(bench.exists(b"own"));
+        assert_eq!(bench.remove(b"both"), Err(Refusal::OBJECT_HAS_LEASE));
+    }
+}
+
 /// Two lives on from a put that was replaced, with a holder that was away and has heard nothing.
 fn outdated(bench: &mut Bench, away_ms: u64) -> bool {
     let old = held(b"k", bench.state.life() - 1, 2, 0, 1000);
@@ -258,6 +341,7 @@ fn held(key: &[u8], generation: u64, number: u64, offset: u64, size: u64) -> Hel
         address,
         slices: vec![size],
         soft_pin: false,
+        group: Vec::new(),
     }
 }
 
@@ -319,6 +403,7 @@ fn nonsense_in_reports_is_left_out() {
         sized(vec![]),
         sized(vec![0]),
         sized(vec![u64::MAX, u64::MAX]),
+        HeldObject { group: vec![b'x'; limits::KEY_BYTES_MAX + 1], ..held(b"g", 9, 1, 0, 10) },
     ];
     report(&bench, client(1), objects, true);
     assert_eq!(bench.state.totals().keys, 0);

@@ -65,25 +65,29 @@ pub(super) fn item(r: &mut Reader<'_>) -> Result<PutItem, Malformed> {
     Ok(PutItem::new(key(r)?, sizes(r)?))
 }
 
-/// The groups of all items, behind everything else and only where there is one: masters that do not
-/// know the field ignore it, and clients that do not know it leave it out.
-pub(super) fn put_groups(w: &mut Writer<'_>, items: &[PutItem]) {
-    if items.iter().any(|item| !item.group.is_empty()) {
-        w.list(items, |w, item| w.bytes(&item.group));
+/// One group for each of what went before, behind everything else and only where there is one:
+/// peers that do not know the field ignore it, and leave it out.
+pub(super) fn put_groups<'a>(w: &mut Writer<'_>, groups: impl Iterator<Item = &'a Key> + Clone) {
+    if groups.clone().all(Vec::is_empty) {
+        return;
     }
+    w.count(groups.clone().count());
+    groups.for_each(|group| w.bytes(group));
 }
 
-pub(super) fn read_groups(r: &mut Reader<'_>, items: &mut [PutItem]) -> Result<(), Malformed> {
+/// The other side of [`put_groups`]: into these places, which are left as they are without them.
+pub(super) fn read_groups<'a>(
+    r: &mut Reader<'_>,
+    places: impl Iterator<Item = &'a mut Key>,
+) -> Result<(), Malformed> {
     if r.remaining() == 0 {
         return Ok(());
     }
-    let groups = keys(r)?;
-    if groups.len() != items.len() {
-        return Err(r.wrong("not one group for each item"));
+    let (groups, places) = (keys(r)?, places.collect::<Vec<_>>());
+    if groups.len() != places.len() {
+        return Err(r.wrong("not one group for each"));
     }
-    for (item, group) in items.iter_mut().zip(groups) {
-        item.group = group;
-    }
+    places.into_iter().zip(groups).for_each(|(place, group)| *place = group);
     Ok(())
 }
 
@@ -187,7 +191,24 @@ pub(super) fn held(r: &mut Reader<'_>) -> Result<HeldObject, Malformed> {
         address: r.u64()?,
         slices: sizes(r)?,
         soft_pin: r.flag()?,
+        group: Key::new(),
     })
+}
+
+/// What is complete among events; their groups stand in this order.
+pub(super) fn completed(event: &SegmentEvent) -> Option<&HeldObject> {
+    match event {
+        SegmentEvent::Completed(held) => Some(held),
+        SegmentEvent::Gone { .. } => None,
+    }
+}
+
+/// The places for the groups of those.
+pub(super) fn completed_group(event: &mut SegmentEvent) -> Option<&mut Key> {
+    match event {
+        SegmentEvent::Completed(held) => Some(&mut held.group),
+        SegmentEvent::Gone { .. } => None,
+    }
 }
 
 pub(super) fn put_kept(w: &mut Writer<'_>, kept: &KeptRange) {
