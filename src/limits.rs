@@ -228,6 +228,11 @@ pub const STORE_KEPT_PART: u64 = 2;
 pub const STORE_FILE_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// The same as a number of objects.
 pub const STORE_FILE_QUEUE_MAX: usize = 16_384;
+/// Words about such files that a master which is away has not heard and will be told again: as many
+/// as wait to be written when it goes away. Further ones are not said again.
+pub const STORE_FILE_WORDS_MAX: usize = STORE_FILE_QUEUE_MAX;
+/// Bytes of keys and paths in them, a thousand of each.
+pub const STORE_FILE_WORD_BYTES_MAX: usize = STORE_FILE_WORDS_MAX * 1024;
 /// Threads that write them, upstream's number.
 pub const STORE_FILE_WRITERS: usize = 2;
 /// Threads that read files for callers: as many reads as a disk or a server likes at a time. No

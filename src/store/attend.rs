@@ -55,6 +55,7 @@ fn attend(shared: &Shared) {
         let pause = match outcome {
             Ok(pause) => {
                 answered(shared);
+                shared.files.hear_master();
                 pause
             }
             Err(error) => {

@@ -217,6 +217,14 @@ impl Calls {
         answer!(self, &call, deadline, Reply::Done)?.map_err(plain)
     }
 
+    /// Copies in files are written; only for masters of ours.
+    pub(super) fn end_files(&self, puts: &[Put], deadline: Deadline) -> Result<Vec<Outcome<()>>> {
+        self.each_put(puts, |keys, which| {
+            let call = Call::BatchPutEnd(Some(self.client), keys, ReplicaKind::Disk, which);
+            answer!(self, &call, deadline, Reply::BatchDone)
+        })
+    }
+
     /// Takes back copies in files that this client does not write, in one call where the dialect
     /// has it.
     pub(super) fn revoke_files(&self, puts: &[Put], deadline: Deadline) -> Result<()> {

@@ -27,14 +27,17 @@ use crate::time::Deadline;
 use super::buffers::{copy, zeroed};
 use super::calls::Put;
 use super::client::Shared;
-use super::failure::shown;
 use super::plan::{total, Range};
 
 use self::read::Wanted;
 use self::readers::Readers;
+use self::words::Words;
 
 mod read;
 mod readers;
+mod words;
+
+pub(super) use self::words::Word;
 
 /// Bytes that are read in one go.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -64,7 +67,15 @@ struct Queue {
     keys: HashMap<Key, (usize, u64)>,
     bytes: usize,
     writers: usize,
+    /// What the master did not answer.
+    words: Words,
     stop: bool,
+}
+
+/// What a writer does next.
+enum Work {
+    Write(Job),
+    Tell(Vec<Word>),
 }
 
 impl Queue {
@@ -132,12 +143,16 @@ impl FileTier {
             && queue.jobs.len() < limits::STORE_FILE_QUEUE_MAX
     }
 
-    /// The next job; `None` when it is over.
-    fn next(&self) -> Option<Job> {
+    /// What is next; `None` when it is over.
+    fn next(&self) -> Option<Work> {
         let mut queue = self.queue.lock();
         loop {
+            let is_end = queue.stop && queue.jobs.is_empty();
+            if let Some(words) = queue.words.due(is_end) {
+                return Some(Work::Tell(words));
+            }
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+                return Some(Work::Write(job));
             }
             if queue.stop {
                 queue.writers -= 1;
@@ -172,6 +187,10 @@ impl FileTier {
     pub(super) fn finish(&self, time: Duration) {
         let end = Instant::now() + time;
         self.write_rest(end);
+        let untold = self.queue.lock().words.count();
+        if untold > 0 {
+            log::warn!("the master was not told of {untold} files");
+        }
         self.readers.finish(end.saturating_duration_since(Instant::now()));
     }
 
@@ -269,9 +288,14 @@ pub(super) fn begin_files(shared: &Arc<Shared>, deadline: Deadline) -> Result<()
         let writer = Arc::clone(shared);
         shared.files.queue.lock().writers += 1;
         let started = crate::net::thread::spawn("mc-store-file", move || {
-            while let Some(job) = writer.files.next() {
-                writer.write_file(&job);
-                writer.files.done(&job);
+            while let Some(work) = writer.files.next() {
+                match work {
+                    Work::Write(job) => {
+                        writer.write_file(&job);
+                        writer.files.done(&job);
+                    }
+                    Work::Tell(words) => writer.tell_files(words),
+                }
             }
         });
         if let Err(error) = started {
@@ -318,7 +342,6 @@ impl Shared {
 
     /// Writes one file and tells the master how it went.
     fn write_file(&self, job: &Job) {
-        let deadline = Deadline::within(CALL_TIMEOUT);
         let put = Put { key: job.key.clone(), generation: job.generation };
         if self.files.is_outdated(job) {
             self.metrics.file_writes_failed.inc();
@@ -329,9 +352,7 @@ impl Shared {
             if let Some(count) = self.files.complaint(Instant::now()) {
                 log::warn!("{count} files were not written, the last is {}: {error}", job.path);
             }
-            if let Err(error) = self.calls.revoke_file(&put, deadline) {
-                log::debug!("the file of {} was not revoked: {error}", shown(&job.key));
-            }
+            self.tell_file(Word { put, path: None });
             return;
         }
         if self.files.is_outdated(job) {
@@ -339,19 +360,7 @@ impl Shared {
             let _ = std::fs::remove_file(&job.path);
             return;
         }
-        match self.calls.put_end_file(&put, deadline) {
-            Ok(()) => {
-                self.metrics.file_writes.inc();
-            }
-            Err(error) => {
-                self.metrics.file_writes_failed.inc();
-                let is_answer = error.kind() != ErrorKind::MasterUnavailable;
-                if is_answer && job.generation != 0 {
-                    // The object is gone, and the path was its alone.
-                    let _ = std::fs::remove_file(&job.path);
-                }
-            }
-        }
+        self.tell_file(Word { put, path: Some(job.path.clone()) });
     }
 }
 

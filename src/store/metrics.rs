@@ -45,6 +45,8 @@ pub struct StoreMetrics {
     pub file_writes: Counter,
     /// Objects that were to be written to files and were not.
     pub file_writes_failed: Counter,
+    /// Files of which a master of ours was told again, because the first word was not answered.
+    pub file_words_repeated: Counter,
     /// Objects read from files.
     pub file_reads: Counter,
     /// Files that were missing, broken, or could not be read.
@@ -82,6 +84,8 @@ impl Default for StoreMetrics {
         let file_writes = counter("file_writes", "Objects written to files");
         let file_writes_failed =
             counter("file_writes_failed", "Objects that could not be written to files");
+        let file_words_repeated =
+            counter("file_words_repeated", "Lost words about files that were made good");
         let file_reads = counter("file_reads", "Objects read from files");
         let file_reads_failed =
             counter("file_reads_failed", "Files that could not be read, or were not whole");
@@ -114,6 +118,7 @@ impl Default for StoreMetrics {
             views,
             file_writes,
             file_writes_failed,
+            file_words_repeated,
             file_reads,
             file_reads_failed,
             file_timeouts,

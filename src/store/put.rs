@@ -15,6 +15,7 @@ use crate::time::Deadline;
 use super::calls::{parts, Put};
 use super::client::{check_count, Shared, Store};
 use super::failure::{grant_is_too_old, refused, shown};
+use super::files::Word;
 use super::mover::{Direction, Move};
 use super::plan::{check_object, item_bytes, memory_of, pair, put_item, slices, total, Object};
 
@@ -207,7 +208,9 @@ impl Shared {
         if !unwritten.is_empty() {
             let deadline = deadline.max(Deadline::within(REVOKE_TIMEOUT));
             if let Err(error) = self.calls.revoke_files(&unwritten, deadline) {
-                log::debug!("{} copies in files were not revoked: {error}", unwritten.len());
+                let is_numbered = |put: &Put| put.generation != 0;
+                let words = unwritten.into_iter().filter(is_numbered);
+                self.keep_words(words.map(|put| Word { put, path: None }), &error);
             }
         }
     }

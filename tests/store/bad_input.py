@@ -26,7 +26,7 @@ import our_client  # noqa: E402
 from client_suite import EXISTS, INVALID, MIB, MISSING, NO_SPACE, SEGMENT, client, eventually, \
     look, same  # noqa: E402
 from harness.report import Report, expect  # noqa: E402
-from relay import Relay  # noqa: E402
+from relay import Elsewhere, Relay  # noqa: E402
 
 LEASE_MS = 200
 KEY_BYTES_MAX = 64 << 10
@@ -233,13 +233,6 @@ def lost_words(what):
         eventually("the writer goes on", lambda: writer.call(
             "put", key="l", seed=3, length=5000, config={"preferred_segment": holder.hostname})["code"] in (0, EXISTS))
         return f"free after {took:.1f} s"
-
-
-class Elsewhere:
-    """A master that is reached by another way."""
-
-    def __init__(self, address):
-        self.address = address
 
 
 def frames():

@@ -11,6 +11,7 @@ import os
 import pathlib
 import select
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -24,9 +25,11 @@ import masters  # noqa: E402
 from client_suite import LEASE_MS, MIB, SEGMENT, client, eventually, look, past_lease, same  # noqa: E402
 from fault_disk import SmallDisk  # noqa: E402
 from harness.report import Report, Skip, expect  # noqa: E402
+from relay import Elsewhere, Relay  # noqa: E402
 
 MISSING = -704
 LOCK = ".mooncake_master.lock"
+SHORT = json.dumps({"store_master_timeout_ms": 1500})
 LENGTHS = [1, 4096, 3 * MIB + 5]
 
 
@@ -144,6 +147,68 @@ def restarted_without_journal():
         with client("ours", "reader", master, 0) as reader:
             check(reader)
             same(reader.call("get", key="cut")["got"], MISSING, "the one that was cut")
+
+
+def lost_words(journal):
+    """The words about files are lost, and the master is killed before they can be said again. The next one, with
+    a journal or without, hears them or finds the files by itself; in any case they serve readers."""
+    flags = {} if journal else {"enable_journal": "false"}
+    with Root() as root, master_of("ours", root, **flags) as master, Relay(master.port) as relay, \
+            client("ours", "holder", master) as holder, \
+            client("ours", "writer", Elsewhere(relay.address), 0, json=SHORT) as writer:
+        relay.lose(calls=["PutEnd"])
+        indices = range(len(LENGTHS))
+        codes = writer.call("put_batch", keys=[key_of(index) for index in indices], seeds=list(indices),
+                            parts=[[length] for length in LENGTHS])["codes"]
+        same(codes, [0] * len(LENGTHS), "puts")
+        # So are the words that come again, once the first ones are given up.
+        relay.lose(calls=["PutEnd", "BatchPutEnd"])
+        eventually("the files are there", lambda: len(root.files()) == len(LENGTHS))
+        eventually("words are lost again", lambda: relay.losses > 2)
+        same(master.metric("master_put_end_requests_total"), 0, "words that arrived")
+        master.kill()
+        master.start()
+        if not journal:
+            eventually("the files are taken over",
+                       lambda: master.metric("mooncake_master_revived_files_total") == len(LENGTHS))
+        relay.mend()
+        eventually("the words are said again", lambda: count(writer, "file_words_repeated") == len(LENGTHS))
+        same((count(writer, "file_writes"), count(writer, "file_writes_failed")), (len(LENGTHS), 0), "files")
+        same(len(root.files()), len(LENGTHS), "files")
+        holder.kill()
+        with client("ours", "reader", master, 0) as reader:
+            check(reader)
+
+
+def frozen_master():
+    """The words are lost, and the master stands still when they are said again: it hears them when it goes on,
+    those of before and those that are said once more, which changes nothing."""
+    total = 16
+    with Root() as root, master_of("ours", root) as master, Relay(master.port) as relay, \
+            client("ours", "holder", master) as holder, \
+            client("ours", "writer", Elsewhere(relay.address), 0, json=SHORT) as writer:
+        relay.lose(calls=["PutEnd"])
+        keys = [f"k{index}" for index in range(total)]
+        codes = writer.call("put_batch", keys=keys, seeds=[1] * total, parts=[[MIB]] * total)["codes"]
+        same(codes, [0] * total, "puts")
+        os.kill(master.process.pid, signal.SIGSTOP)
+        try:
+            eventually("the files are there", lambda: len(root.files()) == total)
+            eventually("it is silent", lambda: not writer.call("health")["health"]["reachable"])
+        finally:
+            os.kill(master.process.pid, signal.SIGCONT)
+        relay.mend()
+        eventually("it hears of all files", lambda: count(writer, "file_writes") == total)
+        same((count(writer, "file_words_repeated"), count(writer, "file_writes_failed")), (total, 0), "words")
+        same(len(root.files()), total, "files")
+        holder.kill()
+        with client("ours", "reader", master, 0) as reader:
+            got = reader.call("get_batch", keys=keys, parts=[[MIB]] * total)["got"]
+            same(got, [look(1, MIB)] * total, "of files")
+
+
+def count(peer, name):
+    return peer.call("metric", name=name)["value"]
 
 
 def limits():
@@ -328,6 +393,9 @@ def main():
     report.run("ours_master/removed", removed)
     report.run("ours_master/restarted", restarted)
     report.run("ours_master/restarted_without_journal", restarted_without_journal)
+    report.run("ours_master/lost_words_with_journal", lost_words, True)
+    report.run("ours_master/lost_words_without_journal", lost_words, False)
+    report.run("ours_master/frozen_master", frozen_master)
     report.run("ours_master/limits", limits)
     report.run("ours_master/share_of_the_disk", share_of_the_disk)
     report.run("ours_master/full_disk", full_disk)

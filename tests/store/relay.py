@@ -14,6 +14,13 @@ def function_bytes(name):
     return hashlib.md5(f"libmooncake::Store::{name}".encode()).digest()[:4][::-1]
 
 
+class Elsewhere:
+    """A master that is reached by another way."""
+
+    def __init__(self, address):
+        self.address = address
+
+
 class Relay:
     """`with Relay(port) as relay`: connections to `relay.address` go on to `port` of this host. What comes
     after a lost word on its connection is lost as well; `mend` ends these connections."""

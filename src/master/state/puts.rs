@@ -362,7 +362,7 @@ impl State {
         let hash = self.hash(put.0);
         let mut shard = self.shard(self.shard_of(hash)).write();
         let table = self.table.load();
-        let slot = self.find_own(&shard, &table, hash, put, owner)?;
+        let slot = self.find_own(&shard, &table, hash, (put.0, put.1, kind), owner)?;
         if kind == ReplicaKind::Disk {
             // Clients of ours end memory first: this is the late end of an earlier put of the key
             // by one that does not say which.
@@ -408,7 +408,8 @@ impl State {
     ) -> Outcome<()> {
         let hash = self.hash(put.0);
         let mut shard = self.shard(self.shard_of(hash)).write();
-        let slot = self.find_own(&shard, &self.table.load(), hash, put, owner)?;
+        let named = (put.0, put.1, kind);
+        let slot = self.find_own(&shard, &self.table.load(), hash, named, owner)?;
         if kind == ReplicaKind::Disk {
             return self.revoke_file(&mut shard, slot);
         }
@@ -468,11 +469,16 @@ impl State {
         shard: &Shard,
         table: &Table,
         hash: u64,
-        (key, put): (&[u8], Generation),
+        (key, put, kind): (&[u8], Generation, ReplicaKind),
         owner: Option<ClientId>,
     ) -> Outcome<u32> {
         let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
         let object = shard.objects.get(slot);
+        // The word about its file may come while its memory is not mounted again, and after its
+        // writer was taken for gone.
+        if kind == ReplicaKind::Disk && put == object.generation && object.complete {
+            return Ok(slot);
+        }
         if !is_visible(table, object) {
             return Err(Refusal::OBJECT_NOT_FOUND);
         }

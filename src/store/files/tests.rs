@@ -137,7 +137,7 @@ fn what_waits_is_bounded_and_an_older_value_gives_way() {
     assert!(tier.has_room(limits::STORE_FILE_QUEUE_BYTES_MAX - 2));
     assert!(!tier.has_room(limits::STORE_FILE_QUEUE_BYTES_MAX - 1));
     // Two of one key, of which the later one counts.
-    let first = tier.next().unwrap();
+    let Some(Work::Write(first)) = tier.next() else { panic!("no job") };
     assert!(!tier.is_outdated(&small(2)) && tier.is_outdated(&small(1)));
     tier.done(&first);
     tier.begin_put(b"k", 9);

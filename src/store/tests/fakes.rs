@@ -10,10 +10,11 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Access, Pages};
+use crate::pool::file::relative_path;
 use crate::pool::identity::ClientId;
 use crate::pool::object::{Key, PutItem, PutOptions};
 use crate::pool::outcome::{Outcome, Refusal};
-use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaStatus};
+use crate::pool::replica::{BufferRange, Located, Place, Replica, ReplicaKind, ReplicaStatus};
 use crate::pool::segment::{ClientStatus, HeldObject, KeptRange, Pong, Segment, SegmentEvent};
 use crate::rpc::message::{Call, Events, Granted, Greeting, Reply};
 use crate::time::Deadline;
@@ -56,8 +57,19 @@ pub(super) struct MasterState {
     pub(super) answers_lost: Option<&'static str>,
     /// Calls of that name do not arrive.
     pub(super) calls_lost: Option<&'static str>,
+    /// Signs of life are not answered; other calls are.
+    pub(super) signs_lost: bool,
+    /// It is down from the next call of that name on.
+    pub(super) falls_silent_at: Option<&'static str>,
     /// Puts that were named as going on, by each call.
     pub(super) unfinished: Vec<Vec<u64>>,
+    /// Folder of the disk tier.
+    pub(super) folder: String,
+    /// Puts whose files are written, and will not be, as often as it was said.
+    pub(super) files_ended: Vec<u64>,
+    pub(super) files_revoked: Vec<u64>,
+    /// Answers this to the ends of files.
+    pub(super) file_end: Option<Refusal>,
 }
 
 /// A master in memory.
@@ -114,7 +126,7 @@ impl MasterState {
         let room = self.segments.iter_mut().filter(|(segment, _, used)| {
             !suspects.contains(&segment.endpoint) && segment.size - used >= bytes
         });
-        let replicas: Vec<Replica> = room
+        let mut replicas: Vec<Replica> = room
             .take(wanted)
             .map(|(segment, _, used)| {
                 let mut address = segment.base + *used;
@@ -139,6 +151,12 @@ impl MasterState {
         if replicas.is_empty() {
             return Err(Refusal::NO_AVAILABLE_HANDLE);
         }
+        if !self.folder.is_empty() {
+            let path = relative_path(&item.key, self.generation);
+            let path = format!("{}/{path}", self.folder);
+            let place = Place::Disk { path, size: bytes };
+            replicas.push(Replica { id: 1, place, status: ReplicaStatus::Processing });
+        }
         let entry = Entry { replicas: replicas.clone(), generation: self.generation };
         self.objects.insert(item.key.clone(), entry);
         Ok(Granted { replicas, generation: self.generation })
@@ -153,6 +171,11 @@ impl MasterState {
             replica.status = ReplicaStatus::Complete;
         }
         Ok(())
+    }
+
+    fn end_file(&mut self, put: u64) -> Outcome<()> {
+        self.files_ended.push(put);
+        self.file_end.map_or(Ok(()), Err)
     }
 
     fn locate(&mut self, key: &Key) -> Outcome<Located> {
@@ -186,7 +209,7 @@ impl Master for FakeMaster {
             std::thread::sleep(Duration::from_millis(2));
         }
         let mut state = self.state.lock();
-        if state.is_down {
+        if state.is_down || state.signs_lost && matches!(call, Call::Attend { .. }) {
             return Err(Error::new(ErrorKind::Unreachable, "the fake master is down"));
         }
         if !matches!(call, Call::Attend { .. } | Call::Ping(_)) {
@@ -196,6 +219,10 @@ impl Master for FakeMaster {
         let name = state.calls.last().cloned().unwrap_or_default();
         let is_word = !matches!(call, Call::Attend { .. } | Call::Ping(_));
         let lost = || Error::new(ErrorKind::Timeout, "the fake master's word is lost");
+        if is_word && state.falls_silent_at == Some(name.as_str()) {
+            (state.falls_silent_at, state.is_down) = (None, true);
+            return Err(lost());
+        }
         if is_word && state.calls_lost == Some(name.as_str()) {
             return Err(lost());
         }
@@ -274,6 +301,19 @@ impl Master for FakeMaster {
                     .map(|item| state.start(item, options, is_native).map(generation))
                     .collect(),
             ),
+            Call::StorageDirectory => Reply::Directory(Ok(state.folder.clone())),
+            Call::PutEnd(.., ReplicaKind::Disk, put) => Reply::Done(state.end_file(*put)),
+            Call::BatchPutEnd(.., ReplicaKind::Disk, puts) => {
+                Reply::BatchDone(puts.iter().map(|put| state.end_file(*put)).collect())
+            }
+            Call::PutRevoke(.., ReplicaKind::Disk, put) => {
+                state.files_revoked.push(*put);
+                Reply::Done(Ok(()))
+            }
+            Call::BatchPutRevoke(.., ReplicaKind::Disk, puts) => {
+                state.files_revoked.extend(puts);
+                Reply::BatchDone(vec![Ok(()); puts.len()])
+            }
             Call::BatchPutEnd(_, keys, ..) => {
                 Reply::BatchDone(keys.iter().map(|key| state.end(key)).collect())
             }

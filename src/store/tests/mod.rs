@@ -1,6 +1,7 @@
 //! The client over a master and a mover in memory.
 
 mod fakes;
+mod files;
 mod views;
 
 use std::sync::atomic::Ordering;

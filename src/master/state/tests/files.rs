@@ -332,6 +332,37 @@ fn a_file_and_what_its_holder_reports_are_one_object() {
 }
 
 #[test]
+fn the_word_about_a_file_may_come_before_the_memory_is_mounted_again() {
+    let old = bench();
+    let owner = Some(client(7));
+    let granted = old.start(owner, super::item(b"k", MIB), Default::default()).unwrap();
+    old.end(owner, b"k").unwrap();
+    for is_end in [true, false] {
+        let recorder = Arc::new(Recorder::default());
+        let image = old.recorder.image.lock().clone();
+        let state = State::restore(settings(2, FOLDER), old.now, recorder.clone(), image).unwrap();
+        let mut new = Bench { state, recorder, now: old.now };
+        assert!(!new.exists(b"k"));
+        let say = |put| {
+            let (key, kind) = (b"k".to_vec(), ReplicaKind::Disk);
+            match is_end {
+                true => new.done(Call::PutEnd(owner, key, kind, put)),
+                false => new.done(Call::PutRevoke(owner, key, kind, put)),
+            }
+        };
+        assert_eq!(say(0), Err(Refusal::OBJECT_NOT_FOUND), "it does not say which put");
+        assert_eq!(say(granted.generation + 1), Err(Refusal::OBJECT_NOT_FOUND));
+        assert_eq!((say(granted.generation), say(granted.generation)), (Ok(()), Ok(())));
+        assert_eq!(new.exists(b"k"), is_end);
+        // Its memory does not come back.
+        new.pass(10_100);
+        new.tick();
+        assert_eq!(new.exists(b"k"), is_end);
+        assert_eq!(new.state.totals().files, u64::from(is_end));
+    }
+}
+
+#[test]
 fn the_journal_knows_the_files_of_its_folder() {
     let mut old = bench();
     let path = put(&old, b"evicted");
