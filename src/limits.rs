@@ -235,6 +235,9 @@ pub const STORE_FILE_WORDS_MAX: usize = STORE_FILE_QUEUE_MAX;
 pub const STORE_FILE_WORD_BYTES_MAX: usize = STORE_FILE_WORDS_MAX * 1024;
 /// Threads that write them, upstream's number.
 pub const STORE_FILE_WRITERS: usize = 2;
+/// A writer that has not come back from the file system for so long is kept by it: a disk takes the
+/// MiB of one step in far less, and what waits is not worth its memory for longer.
+pub const STORE_FILE_WRITE_STUCK: Duration = Duration::from_secs(10);
 /// Threads that read files for callers: as many reads as a disk or a server likes at a time. No
 /// more calls than that stand in a file system that hangs.
 pub const STORE_FILE_READERS: usize = 8;

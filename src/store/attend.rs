@@ -56,6 +56,7 @@ fn attend(shared: &Shared) {
             Ok(pause) => {
                 answered(shared);
                 shared.files.hear_master();
+                shared.give_up_files();
                 pause
             }
             Err(error) => {

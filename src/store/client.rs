@@ -516,10 +516,11 @@ fn close(owner: &Owner) {
     if !shared.gate.wait_empty(limits::STORE_CLOSE_TIMEOUT) {
         log::warn!("a store client is closed while calls are still under way");
     }
-    shared.files.finish(limits::STORE_CLOSE_TIMEOUT);
+    let unwritten = shared.files.finish(limits::STORE_CLOSE_TIMEOUT);
+    let deadline = Deadline::within(limits::STORE_CLOSE_TIMEOUT);
+    shared.tell_given_up(unwritten, deadline);
     {
         let _mounting = shared.mounting.lock();
-        let deadline = Deadline::within(limits::STORE_CLOSE_TIMEOUT);
         for segment in shared.own.segments() {
             if let Err(error) = shared.calls.unmount(segment.id, deadline) {
                 log::warn!("segment {} was not taken out of the pool: {error}", segment.id);

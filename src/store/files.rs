@@ -25,21 +25,22 @@ use crate::pool::object::Key;
 use crate::time::Deadline;
 
 use super::buffers::{copy, zeroed};
-use super::calls::Put;
 use super::client::Shared;
 use super::plan::{total, Range};
 
+use self::hung::{GivenUp, Seat};
 use self::read::Wanted;
 use self::readers::Readers;
 use self::words::Words;
 
+mod hung;
 mod read;
 mod readers;
 mod words;
 
 pub(super) use self::words::Word;
 
-/// Bytes that are read in one go.
+/// Bytes that are read or written in one go.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Time for telling the master of one file.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,6 +68,8 @@ struct Queue {
     keys: HashMap<Key, (usize, u64)>,
     bytes: usize,
     writers: usize,
+    /// What each of them is at.
+    seats: Vec<Seat>,
     /// What the master did not answer.
     words: Words,
     stop: bool,
@@ -124,7 +127,7 @@ impl FileTier {
         }
         let has_room = queue.jobs.len() < limits::STORE_FILE_QUEUE_MAX
             && queue.bytes + job.value.len() <= limits::STORE_FILE_QUEUE_BYTES_MAX;
-        if !has_room || queue.stop || queue.writers == 0 {
+        if !has_room || queue.stop || queue.writers == 0 || queue.is_stuck(Instant::now()) {
             return Err(job);
         }
         queue.bytes += job.value.len();
@@ -139,6 +142,7 @@ impl FileTier {
     fn has_room(&self, bytes: usize) -> bool {
         let queue = self.queue.lock();
         queue.writers > 0
+            && !queue.is_stuck(Instant::now())
             && queue.bytes.saturating_add(bytes) <= limits::STORE_FILE_QUEUE_BYTES_MAX
             && queue.jobs.len() < limits::STORE_FILE_QUEUE_MAX
     }
@@ -182,9 +186,9 @@ impl FileTier {
         self.queue.lock().keys.get(&job.key).is_some_and(|(_, latest)| *latest > job.generation)
     }
 
-    /// Writes what waits, for `time` at most; the rest is given up. A file system that hangs keeps
-    /// its thread, not the caller.
-    pub(super) fn finish(&self, time: Duration) {
+    /// Writes what waits, for `time` at most; the rest is given up, and the master is to be told. A
+    /// file system that hangs keeps its thread, not the caller.
+    pub(super) fn finish(&self, time: Duration) -> GivenUp {
         let end = Instant::now() + time;
         self.write_rest(end);
         let untold = self.queue.lock().words.count();
@@ -192,6 +196,7 @@ impl FileTier {
             log::warn!("the master was not told of {untold} files");
         }
         self.readers.finish(end.saturating_duration_since(Instant::now()));
+        self.give_up_all()
     }
 
     fn write_rest(&self, end: Instant) {
@@ -200,20 +205,19 @@ impl FileTier {
         self.changed.notify_all();
         while queue.writers > 0 {
             if self.changed.wait_until(&mut queue, end).timed_out() {
-                log::warn!("{} objects were not written to files", queue.jobs.len());
-                queue.jobs.clear();
                 return;
             }
         }
     }
 
     /// Writes a file under another name and renames it.
-    fn write(&self, job: &Job) -> io::Result<()> {
+    fn write(&self, job: &Job, seat: usize) -> io::Result<()> {
         let folder = self.folder.get().map_or("", String::as_str);
         if !is_below(folder, &job.path) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not below the folder"));
         }
         let path = Path::new(&job.path);
+        self.step(seat);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
@@ -229,7 +233,11 @@ impl FileTier {
         let mut open = OpenOptions::new();
         open.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
         let written = open.open(&unfinished).and_then(|mut file| {
-            file.write_all(&job.value)?;
+            for part in job.value.chunks(CHUNK_BYTES) {
+                self.step(seat);
+                file.write_all(part)?;
+            }
+            self.step(seat);
             file.write_all(&sealed.tail())?;
             drop(file);
             std::fs::rename(&unfinished, path)
@@ -287,11 +295,12 @@ pub(super) fn begin_files(shared: &Arc<Shared>, deadline: Deadline) -> Result<()
     for _ in 0..limits::STORE_FILE_WRITERS {
         let writer = Arc::clone(shared);
         shared.files.queue.lock().writers += 1;
+        let seat = shared.files.take_seat();
         let started = crate::net::thread::spawn("mc-store-file", move || {
             while let Some(work) = writer.files.next() {
                 match work {
                     Work::Write(job) => {
-                        writer.write_file(&job);
+                        writer.write_file(&job, seat);
                         writer.files.done(&job);
                     }
                     Work::Tell(words) => writer.tell_files(words),
@@ -341,18 +350,27 @@ impl Shared {
     }
 
     /// Writes one file and tells the master how it went.
-    fn write_file(&self, job: &Job) {
-        let put = Put { key: job.key.clone(), generation: job.generation };
+    fn write_file(&self, job: &Job, seat: usize) {
         if self.files.is_outdated(job) {
             self.metrics.file_writes_failed.inc();
             return;
         }
-        if let Err(error) = self.files.write(job) {
+        self.files.sit(seat, job.put());
+        let written = self.files.write(job, seat);
+        if self.files.rise(seat) {
+            // It was kept for so long that the master was told already. Without a number the path
+            // may serve others.
+            if written.is_ok() && job.generation != 0 {
+                let _ = std::fs::remove_file(&job.path);
+            }
+            return;
+        }
+        if let Err(error) = written {
             self.metrics.file_writes_failed.inc();
             if let Some(count) = self.files.complaint(Instant::now()) {
                 log::warn!("{count} files were not written, the last is {}: {error}", job.path);
             }
-            self.tell_file(Word { put, path: None });
+            self.tell_file(Word { put: job.put(), path: None });
             return;
         }
         if self.files.is_outdated(job) {
@@ -360,7 +378,7 @@ impl Shared {
             let _ = std::fs::remove_file(&job.path);
             return;
         }
-        self.tell_file(Word { put, path: Some(job.path.clone()) });
+        self.tell_file(Word { put: job.put(), path: Some(job.path.clone()) });
     }
 }
 

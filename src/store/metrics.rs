@@ -51,7 +51,7 @@ pub struct StoreMetrics {
     pub file_reads: Counter,
     /// Files that were missing, broken, or could not be read.
     pub file_reads_failed: Counter,
-    /// Reads of files that the file system did not answer in time.
+    /// Reads and writes of files that the file system did not answer in time.
     pub file_timeouts: Counter,
     registry: Registry,
 }
@@ -89,7 +89,7 @@ impl Default for StoreMetrics {
         let file_reads = counter("file_reads", "Objects read from files");
         let file_reads_failed =
             counter("file_reads_failed", "Files that could not be read, or were not whole");
-        let file_timeouts = counter("file_timeouts", "Files that were not read in time");
+        let file_timeouts = counter("file_timeouts", "Files that were not read or written in time");
         let mut bytes = |name: &str, help: &str| {
             let counter = Counter::default();
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());

@@ -190,7 +190,7 @@ fn begin(shared: &Arc<Shared>) -> Result<()> {
 
 fn undo(shared: &Shared) {
     let deadline = Deadline::within(Duration::from_secs(1));
-    shared.files.finish(Duration::from_secs(1));
+    drop(shared.files.finish(Duration::from_secs(1)));
     for segment in shared.own.segments() {
         if shared.calls.unmount(segment.id, deadline).is_err() {
             break;

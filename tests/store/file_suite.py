@@ -305,13 +305,61 @@ def hung_file_system():
             return f"{hang.caught} opened it"
 
 
+def hung_write():
+    """Making a file stands still: puts go on, what is not written after ten seconds is taken back at the master,
+    who comes back leaves nothing behind, and closing does not wait for it."""
+    keys, more = ["a", "b"], [f"more{index}" for index in range(20)]
+    with Root() as root, master_of("ours", root) as master, client("ours", "holder", master) as holder, \
+            client("ours", "writer", master, 0) as writer:
+        def put(names):
+            codes = writer.call("put_batch", keys=names, seeds=[1] * len(names),
+                                parts=[[MIB]] * len(names))["codes"]
+            same(codes, [0] * len(names), "puts")
+
+        def removed_all():
+            eventually("all is removed", lambda: writer.call("remove_all") and not root.files())
+
+        put(keys)
+        written(master, "ours", len(keys))
+        folders = {path.parent for path in root.files()}
+        removed_all()
+        with Hang(*folders, flags=Hang.ON_CHILD) as hang:
+            put(keys)
+            eventually("both writers are kept", lambda: hang.caught >= len(keys))
+            put(more)
+            eventually("they are taken back", lambda: master.metric("mooncake_master_files") == 0)
+            same(count(writer, "file_timeouts"), len(keys), "writers that are kept")
+            same(count(writer, "file_writes_failed"), len(keys + more), "files that are not written")
+            put(["late"])
+            same(count(writer, "file_writes_failed"), len(keys + more) + 1, "one that is not queued")
+            got = writer.call("get_batch", keys=[*keys, *more], parts=[[MIB]] * 22)["got"]
+            same(got, [look(1, MIB)] * 22, "objects in memory")
+            hang.release()
+        eventually("files are written again", lambda: put([f"again{time.monotonic()}"]) or root.files())
+        eventually("nothing else is left", lambda: len(root.files()) == count(writer, "file_writes") - len(keys))
+        past_lease()
+        removed_all()
+        with Hang(*folders, flags=Hang.ON_CHILD) as hang:
+            put(keys)
+            eventually("both writers are kept", lambda: hang.caught >= len(keys))
+            put(more)
+            began = time.monotonic()
+            writer.call("close", seconds=30)
+            took = time.monotonic() - began
+            expect(took < 20, f"closing took {took:.1f} s")
+            eventually("they are taken back", lambda: master.metric("mooncake_master_files") == 0)
+        eventually("nothing is left", lambda: not [path for path in root.files() if path.parent in folders])
+        return f"closed in {took:.1f} s"
+
+
 class Hang:
-    """While it lasts whoever opens that file stands still: the kernel asks this process, which is silent."""
+    """While it lasts whoever opens these files stands still: the kernel asks this process, which is silent."""
 
     ACCESS_PERMISSION = 0x10000
+    ON_CHILD = 0x08000000
     EVENT = struct.Struct("<IBBHQii")
 
-    def __init__(self, path):
+    def __init__(self, *paths, flags=0):
         self.caught = 0
         self.waiting = []
         libc = ctypes.CDLL(None, use_errno=True)
@@ -319,11 +367,12 @@ class Hang:
         self.group = libc.fanotify_init(0x4 | 0x1, os.O_RDONLY | os.O_LARGEFILE)
         if self.group < 0:
             raise Skip(f"no fanotify here: {os.strerror(ctypes.get_errno())}")
-        add, here = 0x1, ctypes.c_int(-100)
-        if libc.fanotify_mark(self.group, add, ctypes.c_uint64(self.ACCESS_PERMISSION), here, os.fsencode(path)):
-            reason = os.strerror(ctypes.get_errno())
-            os.close(self.group)
-            raise Skip(f"the kernel does not ask before a file is opened: {reason}")
+        add, here, mask = 0x1, ctypes.c_int(-100), ctypes.c_uint64(self.ACCESS_PERMISSION | flags)
+        for path in paths:
+            if libc.fanotify_mark(self.group, add, mask, here, os.fsencode(path)):
+                reason = os.strerror(ctypes.get_errno())
+                os.close(self.group)
+                raise Skip(f"the kernel does not ask before a file is opened: {reason}")
         self.is_over = False
         self.thread = threading.Thread(target=self._catch, daemon=True)
         self.thread.start()
@@ -400,6 +449,7 @@ def main():
     report.run("ours_master/share_of_the_disk", share_of_the_disk)
     report.run("ours_master/full_disk", full_disk)
     report.run("ours_master/hung_file_system", hung_file_system)
+    report.run("ours_master/hung_write", hung_write)
     report.run("ours_master/broken_file_system", broken_file_system)
     report.run("ours_master/changed_file", changed_file)
     return report.finish()

@@ -82,6 +82,15 @@ impl Words {
         self.is_over |= is_end;
         Some(std::mem::take(&mut self.owed))
     }
+
+    /// What can be said without looking after a file.
+    pub(super) fn take_revocations(&mut self) -> Vec<Word> {
+        let owed = std::mem::take(&mut self.owed);
+        let (ends, revocations) = owed.into_iter().partition(|word| word.path.is_some());
+        self.owed = ends;
+        self.bytes = self.owed.iter().map(Word::bytes).sum();
+        revocations
+    }
 }
 
 impl FileTier {
@@ -149,30 +158,37 @@ impl Shared {
         let deadline = Deadline::within(CALL_TIMEOUT);
         let (ends, revocations): (Vec<Word>, Vec<Word>) =
             words.into_iter().partition(|word| word.path.is_some());
-        self.tell_again(ends, deadline, |puts| self.calls.end_files(puts, deadline));
-        self.tell_again(revocations, deadline, |puts| {
-            self.calls.put_revoke(puts, ReplicaKind::Disk, deadline)
-        });
+        let ended = self.tell(ends, deadline, |puts| self.calls.end_files(puts, deadline));
+        let revoked = self.revoke_words(revocations, deadline);
+        self.metrics.file_words_repeated.inc_by(ended + revoked);
     }
 
-    fn tell_again(
+    /// Tells a master of ours of files that will not be written; how many words were answered.
+    pub(super) fn revoke_words(&self, words: Vec<Word>, deadline: Deadline) -> u64 {
+        self.tell(words, deadline, |puts| self.calls.put_revoke(puts, ReplicaKind::Disk, deadline))
+    }
+
+    fn tell(
         &self,
         words: Vec<Word>,
         deadline: Deadline,
         say: impl FnOnce(&[Put]) -> Result<Vec<Outcome<()>>>,
-    ) {
+    ) -> u64 {
         if words.is_empty() {
-            return;
+            return 0;
         }
         let puts: Vec<Put> = words.iter().map(|word| word.put.clone()).collect();
         match say(&puts) {
             Ok(answers) => {
-                self.metrics.file_words_repeated.inc_by(words.len() as u64);
                 let told =
                     answers.into_iter().map(|told| told.map_err(super::super::failure::plain));
                 self.take_answers(words.into_iter().zip(told), deadline);
+                puts.len() as u64
             }
-            Err(error) => self.keep_words(words, &error),
+            Err(error) => {
+                self.keep_words(words, &error);
+                0
+            }
         }
     }
 
