@@ -45,6 +45,12 @@ pub const HANDSHAKE_CONNECTIONS_MAX: usize = 256;
 /// A handshake client must have sent its whole message within this time (upstream 0.3.13: 5 s).
 pub const HANDSHAKE_SERVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a look at all segments waits for one of them. Programs look after every batch, so a
+/// peer that stands still must not cost the others a handshake's whole time.
+pub const SYNC_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long such looks then pass a silent one over: they cost a thirtieth of the time at most.
+pub const SYNC_PAUSE: Duration = Duration::from_secs(30);
+
 /// Notifications kept until the owner takes them; a newer one beyond this is refused, not stored.
 pub const NOTIFICATIONS_MAX: usize = 65_536;
 /// Notifications behind batches that wait to be sent to one segment.

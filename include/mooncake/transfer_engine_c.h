@@ -287,7 +287,7 @@ int removeLocalSegment(transfer_engine_t engine, const char *segment_name);
 
 /**
  * Fetches what is known of all open segments again. A segment for which that fails stays as it
- * was known.
+ * was known; one whose peer is silent is waited for one second, and then not for half a minute.
  *
  * @param engine  the engine.
  * @return 0, or -1 for a handle that is not an engine.

@@ -24,6 +24,7 @@ mod renew;
 mod segment;
 mod slices;
 mod submit;
+mod sync;
 mod topology;
 mod wait;
 mod watch;
@@ -189,18 +190,6 @@ impl Engine {
         shared.ensure_open()?;
         let segment = shared.segments.get(id)?;
         shared.refresh(&segment, shared.default_deadline())
-    }
-
-    /// Fetches the descriptors of all open segments again; returns the first failure after having
-    /// tried all.
-    pub fn refresh_all_segments(&self) -> Result<()> {
-        let shared = &self.0 .0;
-        shared.ensure_open()?;
-        let mut first = Ok(());
-        for segment in shared.segments.all() {
-            first = first.and(shared.refresh(&segment, shared.default_deadline()));
-        }
-        first
     }
 
     /// Forgets what is known of a name; an open handle stays valid and is fetched again.

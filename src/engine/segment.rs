@@ -93,6 +93,8 @@ pub(super) struct Segment {
     is_closed: AtomicBool,
     /// Held during a refresh, so that callers who need one share it.
     pub(super) refreshing: Mutex<()>,
+    /// Until when a look at all segments passes this one over, whose peer was silent.
+    passed_over_until: Mutex<Option<Instant>>,
     garage: Mutex<Garage>,
     outbox: Mutex<Outbox>,
 }
@@ -136,6 +138,7 @@ impl Segment {
             state: ArcSwapOption::new(Some(state)),
             is_closed: AtomicBool::new(false),
             refreshing: Mutex::new(()),
+            passed_over_until: Mutex::default(),
             garage: Mutex::default(),
             outbox: Mutex::default(),
         }
@@ -145,6 +148,16 @@ impl Segment {
     /// has it from before need not ask the table.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// A look at all segments passes this one over until then; `None` takes that back.
+    pub(super) fn pass_over(&self, until: Option<Instant>) {
+        *self.passed_over_until.lock() = until;
+    }
+
+    /// True if a look at all segments is not to wait for this one.
+    pub(super) fn is_passed_over(&self, now: Instant) -> bool {
+        self.passed_over_until.lock().is_some_and(|until| now < until)
     }
 
     /// Adds a notification that is to be sent until the deadline.
@@ -404,6 +417,21 @@ mod tests {
         assert!(table.get(first).is_err());
         assert!(table.close(first).is_err());
         assert_eq!(table.get(second).unwrap().name, "other");
+    }
+
+    #[test]
+    fn a_segment_is_passed_over_for_a_time() {
+        let table = SegmentTable::default();
+        table.insert("own", state()).unwrap();
+        let segment = table.insert("peer", state()).unwrap();
+        let now = Instant::now();
+        let later = now + limits::SYNC_PAUSE;
+        assert!(!segment.is_passed_over(now));
+        segment.pass_over(Some(later));
+        assert!(segment.is_passed_over(now));
+        assert!(!segment.is_passed_over(later));
+        segment.pass_over(None);
+        assert!(!segment.is_passed_over(now));
     }
 
     #[test]
