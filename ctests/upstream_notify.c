@@ -26,7 +26,8 @@ int main(void) {
     char second[] = "second";
     char empty[] = "";
     char words[] = "a text \xc3\xa4";
-    char no_text[] = "\xff";
+    char no_text[] = "a \xff\xfe\x01";
+    const char replaced[] = "a \xef\xbf\xbd\xef\xbf\xbd\x01";
     transfer_engine_t peer = upstream_engine("tcp", "peer");
     transfer_engine_t engine = upstream_engine("tcp", "own");
     transfer_request_t requests[2];
@@ -46,11 +47,15 @@ int main(void) {
     /* In the order they were sent, each once. */
     CHECK_GIVES(0, genNotifyInEngine(engine, (uint64_t)segment, text(first, words)));
     CHECK_GIVES(0, genNotifyInEngine(engine, (uint64_t)segment, text(second, empty)));
-    CHECK_GIVES(-1, genNotifyInEngine(engine, (uint64_t)segment, text(second, no_text)));
-    list = take(peer, 2);
+    /* Bytes that are no text are taken too, as upstream does; each arrives as U+FFFD. */
+    CHECK_GIVES(0, genNotifyInEngine(engine, (uint64_t)segment, text(no_text, no_text)));
+    CHECK_GIVES(-1, genNotifyInEngine(engine, (uint64_t)segment, text(NULL, words)));
+    CHECK_GIVES(-1, genNotifyInEngine(engine, (uint64_t)segment, text(words, NULL)));
+    list = take(peer, 3);
     CHECK(strcmp(list[0].name, first) == 0 && strcmp(list[0].msg, words) == 0);
     CHECK(strcmp(list[1].name, second) == 0 && strcmp(list[1].msg, empty) == 0);
-    CHECK_GIVES(0, freeNotifsMsgBuf(list, 2));
+    CHECK(strcmp(list[2].name, replaced) == 0 && strcmp(list[2].msg, replaced) == 0);
+    CHECK_GIVES(0, freeNotifsMsgBuf(list, 3));
     CHECK(getNotifsFromEngine(peer, &size) == NULL);
 
     /* To oneself. The memory is of the C library, so C may free it by itself. */

@@ -383,7 +383,7 @@ int submitTransfer(transfer_engine_t engine,
  * the call of getTransferStatus that finds the whole batch completed.
  *
  * @param engine, batch_id, entries, count  as in submitTransfer; count is not 0.
- * @param notify_msg                        two texts in UTF-8; copied.
+ * @param notify_msg                        two texts, as in genNotifyInEngine; copied.
  * @return as submitTransfer.
  */
 int submitTransferWithNotify(transfer_engine_t engine,
@@ -420,7 +420,7 @@ int freeBatchID(transfer_engine_t engine, batch_id_t batch_id);
  *
  * @param engine      the engine.
  * @param target_id   an open segment.
- * @param notify_msg  two texts in UTF-8; copied.
+ * @param notify_msg  two texts, copied; what is not UTF-8 in them arrives as U+FFFD.
  * @return 0; -200 for an unknown segment; another negative number when the peer did not take it.
  */
 int genNotifyInEngine(transfer_engine_t engine, uint64_t target_id, notify_msg_t notify_msg);

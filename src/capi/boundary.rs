@@ -177,25 +177,38 @@ pub(crate) unsafe fn bytes(
     Ok(bytes.to_vec())
 }
 
-/// A copy of the NUL-terminated UTF-8 text at `pointer`, at most `longest` bytes; `None` for NULL.
+/// A copy of the NUL-terminated bytes at `pointer`, at most `longest`; `None` for NULL.
 ///
 /// # Safety
 /// A pointer that is not NULL points to a NUL-terminated text.
-pub(crate) unsafe fn text(
+pub(crate) unsafe fn text_bytes(
     pointer: *const c_char,
     longest: usize,
     what: &str,
-) -> Result<Option<String>> {
+) -> Result<Option<Vec<u8>>> {
     if pointer.is_null() {
         return Ok(None);
     }
     // SAFETY: the text ends with NUL; strnlen reads no further than that.
     let length = unsafe { libc::strnlen(pointer, longest + 1) };
     // SAFETY: strnlen saw that many bytes.
-    let bytes = unsafe { bytes(pointer, length, longest, what) }?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text)),
-        Err(_) => Err(bad_argument(what, "is not UTF-8")),
+    unsafe { bytes(pointer, length, longest, what) }.map(Some)
+}
+
+/// As [`text_bytes`], for a text that must be UTF-8.
+///
+/// # Safety
+/// As [`text_bytes`].
+pub(crate) unsafe fn text(
+    pointer: *const c_char,
+    longest: usize,
+    what: &str,
+) -> Result<Option<String>> {
+    // SAFETY: the caller's promise.
+    match unsafe { text_bytes(pointer, longest, what) }?.map(String::from_utf8) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(bad_argument(what, "is not UTF-8")),
     }
 }
 

@@ -109,7 +109,7 @@ pub unsafe extern "C" fn submitTransfer(
 /// the call of getTransferStatus that finds the whole batch completed.
 ///
 /// @param engine, batch_id, entries, count  as in submitTransfer; count is not 0.
-/// @param notify_msg                        two texts in UTF-8; copied.
+/// @param notify_msg                        two texts, as in genNotifyInEngine; copied.
 /// @return as submitTransfer.
 #[no_mangle]
 pub unsafe extern "C" fn submitTransferWithNotify(

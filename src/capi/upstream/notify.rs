@@ -18,7 +18,7 @@ pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// @param engine      the engine.
 /// @param target_id   an open segment.
-/// @param notify_msg  two texts in UTF-8; copied.
+/// @param notify_msg  two texts, copied; what is not UTF-8 in them arrives as U+FFFD.
 /// @return 0; -200 for an unknown segment; another negative number when the peer did not take it.
 #[no_mangle]
 pub unsafe extern "C" fn genNotifyInEngine(
@@ -97,12 +97,26 @@ pub unsafe extern "C" fn freeNotifsMsgBuf(msg: *mut notify_msg_t, size: c_int) -
 /// # Safety
 /// Texts that are not NULL are NUL-terminated.
 pub(super) unsafe fn notification(message: &notify_msg_t) -> Result<Notification> {
-    let longest = limits::NOTIFICATION_BYTES_MAX;
     // SAFETY: the caller's promise.
-    let name = unsafe { boundary::required_text(message.name, longest, "name") }?;
+    let name = unsafe { notified(message.name, "name") }?;
     // SAFETY: as above.
-    let text = unsafe { boundary::required_text(message.msg, longest, "msg") }?;
-    Ok(Notification { name: name.into_bytes(), message: text.into_bytes() })
+    let message = unsafe { notified(message.msg, "msg") }?;
+    Ok(Notification { name, message })
+}
+
+/// One of the two texts. What is not UTF-8 in it becomes U+FFFD, as with upstream, whose callers
+/// pass what they like and count on 0.
+///
+/// # Safety
+/// A pointer that is not NULL points to a NUL-terminated text.
+unsafe fn notified(pointer: *const c_char, what: &str) -> Result<Vec<u8>> {
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { boundary::text_bytes(pointer, limits::NOTIFICATION_BYTES_MAX, what) }?;
+    let bytes = bytes.ok_or_else(|| bad_argument(what, "is NULL"))?;
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => text.into_bytes(),
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned().into_bytes(),
+    })
 }
 
 /// An array of notifications in memory of C's allocator, because C may free it.
