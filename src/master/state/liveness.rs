@@ -51,6 +51,11 @@ impl State {
         self.clients.read().get(&id).map_or(0, |client| client.serial)
     }
 
+    /// Whether a client of that serial is there. Looks at all of them.
+    pub(super) fn is_known_serial(&self, serial: u32) -> bool {
+        self.clients.read().values().any(|client| client.serial == serial)
+    }
+
     /// A sign of life: its segments take objects again.
     pub(super) fn hear(&self, now: Micros, client: &Client) {
         client.heard.fetch_max(now, Ordering::Relaxed);

@@ -475,9 +475,11 @@ impl State {
         let slot = shard.find(hash, key).ok_or(Refusal::OBJECT_NOT_FOUND)?;
         let object = shard.objects.get(slot);
         // The word about its file may come while its memory is not mounted again, and after its
-        // writer was taken for gone.
+        // writer was taken for gone. It is no word of another client that is there.
         if kind == ReplicaKind::Disk && put == object.generation && object.complete {
-            return Ok(slot);
+            let is_of_other =
+                object.owner != self.known_serial(owner) && self.is_known_serial(object.owner);
+            return if is_of_other { Err(Refusal::ILLEGAL_CLIENT) } else { Ok(slot) };
         }
         if !is_visible(table, object) {
             return Err(Refusal::OBJECT_NOT_FOUND);

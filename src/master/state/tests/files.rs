@@ -363,6 +363,32 @@ fn the_word_about_a_file_may_come_before_the_memory_is_mounted_again() {
 }
 
 #[test]
+fn the_word_about_a_file_is_that_of_its_writer() {
+    let mut bench = bench();
+    let (owner, other) = (Some(client(7)), Some(client(8)));
+    let granted = bench.start(owner, super::item(b"k", MIB), Default::default()).unwrap();
+    bench.end(owner, b"k").unwrap();
+    let end = |bench: &Bench, who, put| {
+        bench.done(Call::PutEnd(who, b"k".to_vec(), ReplicaKind::Disk, put))
+    };
+    let revoke = |bench: &Bench, who, put| {
+        bench.done(Call::PutRevoke(who, b"k".to_vec(), ReplicaKind::Disk, put))
+    };
+    for who in [other, None] {
+        assert_eq!(end(&bench, who, granted.generation), Err(Refusal::ILLEGAL_CLIENT));
+        assert_eq!(revoke(&bench, who, granted.generation), Err(Refusal::ILLEGAL_CLIENT));
+    }
+    assert_eq!(end(&bench, owner, granted.generation), Ok(()));
+    assert_eq!(revoke(&bench, other, granted.generation), Err(Refusal::ILLEGAL_CLIENT));
+    assert_eq!(bench.state.totals().files, 1);
+    // It was silent for so long that it is not known any more, and says it again.
+    bench.pass(700_000);
+    bench.tick();
+    assert_eq!(end(&bench, owner, granted.generation), Ok(()));
+    assert_eq!(bench.state.totals().files, 1);
+}
+
+#[test]
 fn the_journal_knows_the_files_of_its_folder() {
     let mut old = bench();
     let path = put(&old, b"evicted");
