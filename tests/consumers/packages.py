@@ -8,7 +8,6 @@ over after it has asked it for its name: that program runs with an empty `torch`
 
 import os
 import pathlib
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -95,10 +94,8 @@ def download(name, version, place):
 
 
 def fetch_into(folder, archive, package):
-    """Unpacks `package/**.py` into a folder of its own and renames it at the end."""
-    fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-    fresh.mkdir(parents=True)
-    try:
+    """Unpacks `package/**.py` into `folder`."""
+    with wheels.filling(folder) as fresh:
         count = total = 0
         for name, size, read in members(archive):
             parts = pathlib.PurePosixPath(name).parts
@@ -114,13 +111,6 @@ def fetch_into(folder, archive, package):
             file.write_bytes(read())
         if not count:
             raise wheels.Unavailable(f"{archive.name} has no folder {package}")
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def members(archive):

@@ -6,6 +6,7 @@ tests that need it are skipped with that reason. `aiohttp` is kept beside the wh
 upstream's HTTP metadata server imports it, and its wheels do not ask for it.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -85,22 +86,30 @@ def http_metadata_server(version, host, port):
     return command, dict(os.environ, PYTHONPATH=str(prepare_aiohttp()))
 
 
-def fetch(requirements, folder):
-    """Unpacks into a folder of its own and renames it at the end: no half-filled cache."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def filling(folder):
+    """A folder of its own to fill, which gets its name at the end: no half-filled cache."""
     fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir",
-               "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1",
-               "--target", str(fresh), *requirements]
+    fresh.mkdir(parents=True)
     try:
-        run(command, INSTALL_SECONDS_MAX, dict(os.environ))
+        yield fresh
         try:
             fresh.rename(folder)
         except OSError:
+            # Somebody else was faster.
             if not folder.is_dir():
                 raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def fetch(requirements, folder):
+    """Unpacks what pip is asked for into `folder`."""
+    with filling(folder) as fresh:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir",
+                   "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1",
+                   "--target", str(fresh), *requirements]
+        run(command, INSTALL_SECONDS_MAX, dict(os.environ))
 
 
 def check_import(wheel):
