@@ -2,8 +2,8 @@
 //!
 //! The keys of a batch are looked at in groups. A group takes the locks of its shards once, asks
 //! for the memory of all its keys, so that their cache misses overlap instead of adding up, and
-//! reads the table of segments once. It only ever tries to take a second lock; keys whose shard is
-//! in use come after, one by one, when it holds none.
+//! reads the table of segments once. Lookers share these locks. A group only ever tries to take a
+//! second one; keys whose shard somebody changes come after, one by one, when it holds none.
 
 use std::sync::Arc;
 use std::time::Instant;
